@@ -1,0 +1,65 @@
+"""What a run is: its states, why it exists, and how its id is made (RFC 9562)."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_VARIANT = 0b10 << 62
+_LOW_62 = (1 << 62) - 1
+
+
+class RunState(StrEnum):
+    """Where a run stands. The last four are outcomes: such a run never changes again."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    SKIPPED = "SKIPPED"
+
+    @property
+    def is_live(self) -> bool:
+        return self in (RunState.PENDING, RunState.RUNNING)
+
+
+class TriggerSource(StrEnum):
+    """Why a run exists."""
+
+    SCHEDULE = "SCHEDULE"
+    CATCH_UP = "CATCH_UP"
+    MANUAL = "MANUAL"
+    BACKFILL = "BACKFILL"
+    REPAIR = "REPAIR"
+    TEST = "TEST"
+    EXTERNAL = "EXTERNAL"
+
+
+def scheduled_run_id(schedule_id: int, instant: datetime) -> UUID:
+    """The id of the run for an occurrence: a UUIDv8 of the nominal instant's milliseconds, then a hash of schedule
+    and instant, so that the same occurrence has the same id on every replica."""
+    key = b"%d@%d" % (schedule_id, (instant - EPOCH) // timedelta(microseconds=1))
+    digest = int.from_bytes(hashlib.blake2b(key, digest_size=10).digest(), "big")
+    return _uuid(instant, version=8, high=digest >> 68, low=digest & _LOW_62)
+
+
+def new_run_id(now: datetime) -> UUID:
+    """The id of a run that no schedule owes: a UUIDv7 of the database's `now`."""
+    random = secrets.randbits(74)
+    return _uuid(now, version=7, high=random >> 62, low=random & _LOW_62)
+
+
+def id_floor(instant: datetime) -> UUID:
+    """The smallest id of an instant, for ranges of ids that mean ranges of time."""
+    return UUID(int=((instant - EPOCH) // _MILLISECOND) << 80)
+
+
+def _uuid(instant: datetime, *, version: int, high: int, low: int) -> UUID:
+    milliseconds = (instant - EPOCH) // _MILLISECOND
+    return UUID(int=milliseconds << 80 | version << 76 | high << 64 | _VARIANT | low)

@@ -1,0 +1,95 @@
+"""Connections: one pool for each of the two roles, and the engine's own hot connections.
+
+The API's role sees and writes only what the principal of its transaction may (row level security), so a transaction
+begins by saying who that is. The engine's role works for all tenants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import psycopg
+from psycopg.rows import TupleRow
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from scheduler_service.domain.access import Principal
+
+# With statistics from an empty table the planner reads a partial index on state for a keyed update, and costs ten
+# times as much; on the engine's statements these plans are never right.
+_HOT_OPTIONS = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+_CONNECT_SECONDS = 5
+
+_ACT_FOR = text(
+    "select set_config('carillon.kind', :kind, true), set_config('carillon.service', :service, true),"
+    " set_config('carillon.tenant', :tenant, true), set_config('carillon.principal', :principal, true),"
+    " clock_timestamp()"
+)
+
+
+class Transaction:
+    """One transaction of the API's role: a SQLAlchemy connection, for whom it acts, and the database's now."""
+
+    def __init__(self, connection: AsyncConnection, principal: Principal, now: datetime) -> None:
+        self.connection = connection
+        self.principal = principal
+        self.now = now
+
+
+class Database:
+    """The one PostgreSQL. `api_url` and `engine_url` are `postgresql://` URLs of the two login roles."""
+
+    def __init__(self, api_url: str, engine_url: str, *, pool_size: int = 10) -> None:
+        self._engine_url = engine_url
+        self._api = _pool(api_url, pool_size)
+        self._engine = _pool(engine_url, pool_size)
+
+    @asynccontextmanager
+    async def acting_for(self, principal: Principal) -> AsyncIterator[Transaction]:
+        """A transaction on behalf of a caller; committed at the end, rolled back on any error."""
+        async with self._api.begin() as connection:
+            answer = await connection.execute(
+                _ACT_FOR,
+                {
+                    "kind": principal.kind.value,
+                    "service": principal.service,
+                    "tenant": principal.tenant,
+                    "principal": str(principal),
+                },
+            )
+            yield Transaction(connection, principal, answer.one()[-1])
+
+    @asynccontextmanager
+    async def as_engine(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction of the engine's role, for work that is not hot."""
+        async with self._engine.begin() as connection:
+            yield connection
+
+    async def hot_connection(self) -> psycopg.AsyncConnection[TupleRow]:
+        """A connection of the engine's role outside any pool, in autocommit, for a loop around one statement."""
+        return await psycopg.AsyncConnection.connect(
+            self._engine_url,
+            autocommit=True,
+            prepare_threshold=1,
+            connect_timeout=_CONNECT_SECONDS,
+            options=_HOT_OPTIONS,
+        )
+
+    async def close(self) -> None:
+        await self._api.dispose()
+        await self._engine.dispose()
+
+
+def _pool(url: str, size: int) -> AsyncEngine:
+    return create_async_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": _CONNECT_SECONDS},
+        hide_parameters=True,
+    )

@@ -1,0 +1,1 @@
+"""How a run is carried out, one module for each kind of target that the worker service can call."""

@@ -1,0 +1,205 @@
+"""Route `http`: a run is a POST to an endpoint of the service that owns the job."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import SimpleNamespace, TracebackType
+
+import aiohttp
+from carillon.execution import Assignment, Completed, Failed, Run
+from carillon.version import __version__
+from yarl import URL
+
+from worker_service.targets import addresses, answer, request
+from worker_service.targets.addresses import AddressError, shown
+
+DETAIL_BYTES = 4 * 1024
+CONNECT_TIMEOUT = 10.0
+USER_AGENT = f"carillon-worker/{__version__}"
+# Below the 5 s after which uvicorn and Node hang up on an idle connection.
+KEEPALIVE_TIMEOUT = 4.0
+
+_HUNG_UP = frozenset({errno.ECONNRESET, errno.EPIPE})
+
+# Told of each call: its status, or `unreachable`, and how many seconds it took.
+ObserveCall = Callable[[str, float], None]
+
+
+class HttpExecutor:
+    """Carries out runs of route `http`. An async context manager, to be entered in the loop that runs it.
+
+    `base_urls` replaces scheme, authority and path prefix of every endpoint of the services it names. The
+    attempt's timeout is the session's to keep: cancelling `execute` closes the connection.
+    """
+
+    def __init__(self, base_urls: Mapping[str, URL], observe_call: ObserveCall) -> None:
+        self._base_urls = base_urls
+        self._observe_call = observe_call
+        self._client: aiohttp.ClientSession | None = None
+
+    @property
+    def routes(self) -> Sequence[str]:
+        return ("http",)
+
+    async def __aenter__(self) -> HttpExecutor:
+        self._client = aiohttp.ClientSession(
+            # How many calls there are at a time is limited by the session's concurrency alone.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+            trace_configs=[_tell_of_reuse()],
+        )
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def execute(self, assignment: Assignment, run: Run) -> Completed:  # noqa: ARG002 - the port has it
+        """POSTs the run. Any 2xx status completes it, whatever the body says.
+
+        Errors: Failed with `HTTP_STATUS` (redirects too: none is followed) or `HTTP_UNREACHABLE`.
+        """
+        url = self._address(assignment)
+        call = _Call()
+        try:
+            return await self._post(url, assignment, call)
+        except (aiohttp.ClientError, OSError) as error:
+            if not _was_closed_while_idle(call, error):
+                raise _unreachable(url, error) from error
+        try:
+            return await self._post(url, assignment, _Call())
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unreachable(url, error) from error
+
+    def _address(self, assignment: Assignment) -> URL:
+        try:
+            endpoint = addresses.parse(assignment.endpoint)
+        except AddressError as error:
+            raise Failed("HTTP_UNREACHABLE", f"the endpoint {error}") from None
+        base = self._base_urls.get(assignment.service)
+        return addresses.rebase(endpoint, base) if base else endpoint
+
+    async def _post(self, url: URL, assignment: Assignment, call: _Call) -> Completed:
+        assert self._client is not None
+        began = time.monotonic()
+        try:
+            async with self._client.post(
+                url,
+                data=request.body(assignment),
+                headers=request.headers(assignment),
+                allow_redirects=False,
+                trace_request_ctx=call,
+            ) as response:
+                call.status = response.status
+                return await _outcome(url, response)
+        finally:
+            self._observe_call(str(call.status or "unreachable"), time.monotonic() - began)
+
+
+@dataclass
+class _Call:
+    """What is known of one POST: whether its connection had served others before, and its status, once there."""
+
+    reused: bool = False
+    status: int | None = None
+
+
+def _was_closed_while_idle(call: _Call, error: Exception) -> bool:
+    """Whether the service hung up on an idle connection just when it was used again, so that nothing began.
+
+    It is the only failure after which the same attempt calls again: idle connections end all the time, and a
+    service that was restarted should not wait for the retry delay.
+    """
+    hung_up = isinstance(error, aiohttp.ServerDisconnectedError) or (
+        isinstance(error, OSError) and (isinstance(error, ConnectionError) or error.errno in _HUNG_UP)
+    )
+    return call.reused and call.status is None and hung_up
+
+
+async def _outcome(url: URL, response: aiohttp.ClientResponse) -> Completed:
+    if not 200 <= response.status < 300:
+        raise Failed("HTTP_STATUS", _refusal(url, response), detail=await _first_part(response))
+    body = await _read_up_to(response, answer.BODY_BYTES + 1)
+    if len(body) > answer.BODY_BYTES:
+        response.close()
+        return answer.too_long()
+    return answer.completed(response.content_type, body)
+
+
+def _refusal(url: URL, response: aiohttp.ClientResponse) -> str:
+    sentence = f"POST {shown(url)} answered {response.status} {_reason(response)}".rstrip()
+    location = response.headers.get("Location")
+    if not 300 <= response.status < 400 or not location:
+        return sentence
+    with suppress(ValueError):
+        return f"{sentence}, to {shown(url.join(URL(location)))}; redirects are not followed"
+    return f"{sentence}; redirects are not followed"
+
+
+def _reason(response: aiohttp.ClientResponse) -> str:
+    with suppress(ValueError):  # a number that has no standard meaning
+        return HTTPStatus(response.status).phrase
+    return "".join(filter(str.isprintable, response.reason or ""))[:100]
+
+
+async def _first_part(response: aiohttp.ClientResponse) -> str:
+    with suppress(aiohttp.ClientError):  # the status is known: a body that breaks off changes nothing
+        return (await _read_up_to(response, DETAIL_BYTES)).decode(errors="replace")
+    return ""
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    body = bytearray()
+    while len(body) < limit and (part := await response.content.read(limit - len(body))):
+        body += part
+    return bytes(body)
+
+
+def _unreachable(url: URL, error: Exception) -> Failed:
+    return Failed("HTTP_UNREACHABLE", f"POST {shown(url)} got no answer: {_cause(error)}")
+
+
+def _cause(error: Exception) -> str:
+    """For people. An exception's own text may repeat the URL with a password, so only its system error is used."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "the host name is not known"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return "the TLS connection was refused (is the certificate valid for this host?)"
+        case aiohttp.ServerTimeoutError():
+            return f"no connection within {CONNECT_TIMEOUT:g} s"
+        case aiohttp.ServerDisconnectedError() | ConnectionError():
+            return "the connection was closed before an answer came"
+        case aiohttp.ClientPayloadError():
+            return "the connection broke in the middle of the answer"
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
+        case aiohttp.ClientConnectorError():
+            return "no connection could be made"
+        case _:
+            return f"the answer was not understood ({type(error).__name__})"
+
+
+def _tell_of_reuse() -> aiohttp.TraceConfig:
+    """Notes on a request's `trace_request_ctx` whether it went over a connection that served others before."""
+    tracing = aiohttp.TraceConfig()
+
+    async def reused(
+        _client: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _params: aiohttp.TraceConnectionReuseconnParams,
+    ) -> None:
+        context.trace_request_ctx.reused = True
+
+    tracing.on_connection_reuseconn.append(reused)
+    return tracing
