@@ -202,9 +202,7 @@ class EmbeddedPostgres:
         if password is None and user == ADMIN:
             password = self.password
         secret = f":{quote(password, safe='')}" if password is not None else ""
-        return (
-            f"postgresql://{quote(user, safe='')}{secret}@{LOCALHOST}:{self.port}/{quote(database, safe='')}"
-        )
+        return f"postgresql://{quote(user, safe='')}{secret}@{LOCALHOST}:{self.port}/{quote(database, safe='')}"
 
     def create_database(self, name: str, *, template: str | None = None) -> bool:
         """Makes a database unless it is there; answers whether it made it.
@@ -321,9 +319,7 @@ class EmbeddedPostgres:
         while not self._launch():
             complaint = last_lines(self.log_path, since=log_since)
             if time.monotonic() > deadline or not any(reason in complaint for reason in passing):
-                raise LocalStackError(
-                    f"PostgreSQL did not start. The last lines of {self.log_path}:\n{complaint}"
-                )
+                raise LocalStackError(f"PostgreSQL did not start. The last lines of {self.log_path}:\n{complaint}")
             time.sleep(0.2)
 
     def _launch(self) -> bool:
@@ -518,9 +514,7 @@ def _serves(pid: int, pgdata: Path) -> bool:
         with suppress(OSError):
             return Path(f"/proc/{pid}/cwd").readlink() == pgdata.resolve()
         return False
-    listing = subprocess.run(
-        ["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False
-    )
+    listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
     return str(pgdata) in listing.stdout
 
 

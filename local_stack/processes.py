@@ -216,9 +216,7 @@ class Processes:
         """The last lines that `name` wrote, indented by two spaces."""
         return last_lines(self.log_path(name), lines)
 
-    async def _spawn(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None
-    ) -> _Child:
+    async def _spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> _Child:
         self._guardian = self._guardian or Guardian()
         log, log_since = self._open_log(name)
         with gate() as (waiting, opening):

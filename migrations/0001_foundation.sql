@@ -37,6 +37,11 @@ begin
     to carillon_engine, carillon_api using (true);
   grant select on carillon.migrations to carillon_engine, carillon_api;
 
+  -- Alembic's book; made here so that the schema is the same whoever applied it.
+  create table carillon.alembic_version (version_num varchar(32) constraint alembic_version_pkc primary key);
+  alter table carillon.alembic_version enable row level security, force row level security;
+  create policy alembic_version_all_owner on carillon.alembic_version to carillon_owner using (true) with check (true);
+
   insert into carillon.migrations (number, name) values (1, 'foundation');
 end
 $migration$;

@@ -71,30 +71,39 @@ _Lowered = BeforeValidator(lambda value: value.lower() if isinstance(value, str)
 
 
 class Settings(BaseSettings):
-    """Each field is the variable `CARILLON_<FIELD>`; a variable that is empty counts as not set."""
+    """Everything that can be set, with its default. A variable that is empty counts as not set."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
-    target: Annotated[str, AfterValidator(_address)] = "127.0.0.1:7007"
-    """The scheduler's gRPC address, host:port."""
-    worker_token: SecretStr = SecretStr("")
-    """The service token with scope `work`. Required, here or in a file."""
-    worker_token_file: Path | None = None
-    """A file that holds the token instead, such as a mounted secret."""
-    worker_name: Annotated[str, AfterValidator(_name)] = Field(default_factory=_default_name)
-    """How the worker is called in records. Default: host name and process id."""
-    worker_concurrency: int = Field(50, ge=1, le=10_000)
-    """How many runs are carried out at a time."""
-    worker_port: int = Field(7009, ge=0, le=65535)
-    """Where /livez, /readyz and /metrics are served; 0 takes a free port, which the log names."""
-    worker_host: str = "0.0.0.0"
-    """The address that port is bound to. Default: all of the machine's."""
-    drain_seconds: float = Field(25.0, ge=0, le=86_400, allow_inf_nan=False)
-    """How long running attempts may go on after SIGTERM."""
-    base_urls: Annotated[dict[str, URL], NoDecode, PlainValidator(_base_urls)] = {}
-    """`service=url,...`: replaces scheme, host, port and path prefix of these services' endpoints."""
-    log_format: Annotated[Literal["json", "text"], _Lowered] = "json"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lowered] = "info"
+    target: Annotated[str, AfterValidator(_address)] = Field(
+        default="127.0.0.1:7007", description="The scheduler's gRPC address."
+    )
+    worker_token: SecretStr = Field(
+        default=SecretStr(""), description="The service token with scope `work`. Required, here or in a file."
+    )
+    worker_token_file: Path | None = Field(default=None, description="A file that holds the token instead.")
+    worker_name: Annotated[str, AfterValidator(_name)] = Field(
+        default_factory=_default_name, description="The worker's name in records. Default: host and pid."
+    )
+    worker_concurrency: int = Field(default=50, ge=1, le=10_000, description="How many runs at a time.")
+    worker_host: str = Field(default="127.0.0.1", description="Where to listen; `0.0.0.0` in a container.")
+    worker_port: int = Field(
+        default=7009,
+        ge=0,
+        le=65535,
+        description="HTTP: `/livez`, `/readyz` and `/metrics`. 0 takes a free one and logs it.",
+    )
+    drain_seconds: float = Field(
+        default=25, ge=0, le=86_400, allow_inf_nan=False, description="How long SIGTERM waits for runs to end."
+    )
+    base_urls: Annotated[dict[str, URL], NoDecode, PlainValidator(_base_urls)] = Field(
+        default={},
+        description="`service=url,...`: replaces scheme, host, port and path prefix of their endpoints.",
+    )
+    log_format: Annotated[Literal["json", "text"], _Lowered] = Field(default="json", description="How log lines look.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lowered] = Field(
+        default="info", description="From which level."
+    )
 
     @property
     def token(self) -> str:

@@ -44,11 +44,7 @@ class Principal:
 
     def __str__(self) -> str:
         """How records and the audit trail name it, such as `admin:alice` or `service:email-service`."""
-        return (
-            f"{self.kind}:{self.service or self.name}"
-            if self.kind is Kind.SERVICE
-            else f"{self.kind}:{self.name}"
-        )
+        return f"{self.kind}:{self.service or self.name}" if self.kind is Kind.SERVICE else f"{self.kind}:{self.name}"
 
     @property
     def is_admin(self) -> bool:
@@ -90,11 +86,7 @@ def may(principal: Principal, action: Action, *, service: str = "", tenant: str 
     if principal.kind is Kind.ADMIN:
         return action in _ADMIN_MAY
     if principal.kind is Kind.SERVICE:
-        bound = (
-            not service
-            or principal.service == service
-            or (action is Action.WORK and principal.serves(service))
-        )
+        bound = not service or principal.service == service or (action is Action.WORK and principal.serves(service))
         return bound and _SCOPES.get(action) in principal.scopes
     if principal.kind is Kind.USER:
         own = not tenant or (bool(principal.tenant) and principal.tenant == tenant != SYSTEM_TENANT)

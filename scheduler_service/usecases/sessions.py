@@ -9,50 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
-from scheduler_service.domain.run import TriggerSource
+from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
 
-
-@dataclass(frozen=True, slots=True)
-class AttemptRef:
-    """One attempt in one session's hands: what a result must match to count."""
-
-    run_id: UUID
-    attempt: int
-    claim_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
-    """A run as it is handed to a worker. Times in seconds; `payload` is a JSON text."""
-
-    run_id: UUID
-    attempt: int
-    max_attempts: int
-    service: str
-    job: str
-    tenant: str
-    endpoint: str
-    payload: str
-    attempt_timeout: float
-    cancel_grace: float
-    scheduled_for: datetime
-    trigger: TriggerSource
-    labels: dict[str, str]
-
-
-class Verdict(StrEnum):
-    """What became of a reported result."""
-
-    ACCEPTED = "ACCEPTED"
-    STALE = "STALE"
-    RUN_ENDED = "RUN_ENDED"
-    RUN_CANCELLED = "RUN_CANCELLED"
-    UNKNOWN = "UNKNOWN"
+__all__ = ["AttemptRef", "ClaimedRun", "ConnectedSession", "Outbound", "Sessions", "Verdict"]
 
 
 class Outbound(Protocol):

@@ -31,6 +31,12 @@ class Wakeup:
     def set(self) -> None:
         self._event.set()
 
+    def take(self) -> bool:
+        """Whether something happened since it was last asked or waited for."""
+        happened = self._event.is_set()
+        self._event.clear()
+        return happened
+
     async def wait(self, seconds: float) -> bool:
         """Until something happens, or `seconds` have passed. Answers whether something did."""
         try:

@@ -58,9 +58,7 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def parent(
-    data_dir: Path, *, python: str = sys.executable, packages: Path = PACKAGES, **how: Any
-) -> Iterator[Parent]:
+def parent(data_dir: Path, *, python: str = sys.executable, packages: Path = PACKAGES, **how: Any) -> Iterator[Parent]:
     path = os.pathsep.join(map(str, (packages, REPOSITORY, PACKAGES)))
     process = subprocess.Popen(
         [python, "-c", A_PARENT, str(data_dir)],
@@ -121,10 +119,10 @@ def test_stop_leaves_no_process_and_a_restart_finds_the_data(data_dir: Path) -> 
         write(admin_url(server))
         with psycopg.connect(admin_url(server)) as connection:
             backends = [int(pid) for (pid,) in connection.execute("select pid from pg_stat_activity")]
-        assert server.pid is not None
-        everything = [server.pid, *backends]
-        assert len(everything) > 3
-        assert all(map(alive, everything))
+            assert server.pid is not None
+            everything = [server.pid, *backends]
+            assert len(everything) > 3
+            assert all(map(alive, everything))
     assert_soon_dead(*everything)
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(admin_url(server))
@@ -173,9 +171,7 @@ def test_a_version_that_the_wheel_lacks_is_refused(tmp_path: Path) -> None:
 
 def test_a_second_live_parent_is_refused_and_harms_nothing(data_dir: Path) -> None:
     with parent(data_dir) as first:
-        expected = (
-            rf"another `make up` \(pid {first.process.pid}\) uses {data_dir.parent}; stop it first, or set"
-        )
+        expected = rf"another `make up` \(pid {first.process.pid}\) uses {data_dir.parent}; stop it first, or set"
         with pytest.raises(LocalStackError, match=expected):
             EmbeddedPostgres(data_dir).start()
         write(first.url)

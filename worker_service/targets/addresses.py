@@ -12,7 +12,10 @@ class AddressError(ValueError):
 
 
 def parse(text: str) -> URL:
-    """An absolute `http://` or `https://` URL with a host. Errors: AddressError, which never repeats the URL."""
+    """An absolute `http://` or `https://` URL with a host.
+
+    Errors: AddressError, which never repeats the URL.
+    """
     try:
         url = URL(text)
     except ValueError:  # yarl's own words may repeat a password
@@ -34,5 +37,5 @@ def rebase(endpoint: URL, base: URL) -> URL:
 
 
 def shown(url: URL) -> str:
-    """The URL for logs and records: without user, password, query and fragment, any of which may be secret."""
+    """The URL for logs and records: without user, password, query and fragment, which may be secret."""
     return str(url.with_user(None).with_query(None).with_fragment(None))

@@ -1,7 +1,7 @@
 """What a service may say in a 2xx answer: items, metrics and metadata, in a JSON object.
 
-The status alone decides that the work is done. What is wrong with the body is therefore no failure: the wrong part
-is left out, and the record's metadata says why under `answer_problem`.
+The status alone decides that the work is done. What is wrong with the body is therefore no failure: the wrong
+part is left out, and the record's metadata says why under `answer_problem`.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ KEEPALIVE_TIMEOUT = 4.0
 
 _HUNG_UP = frozenset({errno.ECONNRESET, errno.EPIPE})
 
-# Told of each call: its status, or `unreachable`, and how many seconds it took.
-ObserveCall = Callable[[str, float], None]
+# Told of each call: its status, None if there was no answer, and how many seconds it took.
+ObserveCall = Callable[[int | None, float], None]
 
 
 class HttpExecutor:
@@ -103,12 +103,12 @@ class HttpExecutor:
                 call.status = response.status
                 return await _outcome(url, response)
         finally:
-            self._observe_call(str(call.status or "unreachable"), time.monotonic() - began)
+            self._observe_call(call.status, time.monotonic() - began)
 
 
 @dataclass
 class _Call:
-    """What is known of one POST: whether its connection had served others before, and its status, once there."""
+    """What is known of one POST: whether its connection had served others before; its status, once there."""
 
     reused: bool = False
     status: int | None = None
@@ -170,7 +170,7 @@ def _unreachable(url: URL, error: Exception) -> Failed:
 
 
 def _cause(error: Exception) -> str:
-    """For people. An exception's own text may repeat the URL with a password, so only its system error is used."""
+    """For people. An exception's own text is not used: it may repeat the URL with a password."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "the host name is not known"
@@ -191,7 +191,7 @@ def _cause(error: Exception) -> str:
 
 
 def _tell_of_reuse() -> aiohttp.TraceConfig:
-    """Notes on a request's `trace_request_ctx` whether it went over a connection that served others before."""
+    """Notes on each request's `_Call` whether its connection had served others before."""
     tracing = aiohttp.TraceConfig()
 
     async def reused(

@@ -13,10 +13,10 @@ def headers(assignment: Assignment) -> dict[str, str]:
 
     - `Idempotency-Key`: the run's id, the same for each attempt.
     - `Carillon-Attempt`: the attempt, from 1.
-    - `Carillon-Claim`: the fencing token. It grows with each hand-over of the run, so a service that stores the
-      highest it has seen can refuse a worker that was given up for lost.
-    - `Carillon-Timeout`: how long the attempt may take, in seconds. A duration and not a time of day, because
-      the two machines' clocks may disagree.
+    - `Carillon-Claim`: the fencing token. It grows with each hand-over of the run, so a service that stores
+      the highest it has seen can refuse a worker that was given up for lost.
+    - `Carillon-Timeout`: how long the attempt may take, in seconds. A duration and not a time of day,
+      because the two machines' clocks may disagree.
     """
     return {
         "Content-Type": "application/json",
@@ -28,7 +28,7 @@ def headers(assignment: Assignment) -> dict[str, str]:
 
 
 def body(assignment: Assignment) -> bytes:
-    """The run as a JSON object. The payload goes through as the scheduler sent it: its text is a JSON object."""
+    """The run as a JSON object. The payload, a JSON object already, goes through as the scheduler sent it."""
     facts = {
         "run": str(assignment.run_id),
         "service": assignment.service,
@@ -45,5 +45,5 @@ def body(assignment: Assignment) -> bytes:
 
 
 def rfc3339(instant: datetime) -> str:
-    """The instant in UTC, such as `2026-11-23T14:00:00Z`; with a fraction of a second only where it has one."""
+    """The instant in UTC, such as `2026-11-23T14:00:00Z`."""
     return instant.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")

@@ -135,4 +135,4 @@ def _near_names(name: str) -> list[str]:
         return [known[places[wanted]]]
     if "/" not in wanted:
         return [known[places[near]] for near in difflib.get_close_matches(wanted, places, n=3, cutoff=0.75)]
-    return [known[near] for near in difflib.get_close_matches(wanted, known, n=3, cutoff=0.75)]
+    return [known[near] for near in difflib.get_close_matches(wanted, known, n=3, cutoff=0.85)]

@@ -23,9 +23,7 @@ def test_a_port_is_in_use_while_somebody_listens_there() -> None:
 def test_a_taken_port_is_a_sentence_with_the_port_its_purpose_and_the_setting() -> None:
     with socket.create_server((LOCALHOST, 0)) as server:
         port = server.getsockname()[1]
-        expected = (
-            f"the scheduler needs port {port} on 127.0.0.1, but .* or set CARILLON_PORT to another port"
-        )
+        expected = f"the scheduler needs port {port} on 127.0.0.1, but .* or set CARILLON_PORT to another port"
         with pytest.raises(LocalStackError, match=expected):
             require_free_port(port, "the scheduler", setting="CARILLON_PORT")
 

@@ -15,9 +15,7 @@ from local_stack.processes import Guardian, LocalStackError, Probe, Processes
 
 REPOSITORY = Path(__file__).parents[3]
 SAYS_READY = "import signal, sys; print('ready'); signal.pause()"
-IGNORES_SIGTERM = (
-    "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); signal.pause()"
-)
+IGNORES_SIGTERM = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); signal.pause()"
 HAS_A_CHILD = """
 import signal, subprocess
 child = subprocess.Popen(["sleep", "600"])
@@ -98,7 +96,7 @@ async def test_stdout_and_stderr_go_to_a_log_of_the_process(processes: Processes
     program = "import os, sys; print(os.environ['WORD']); sys.exit('and a complaint')"
     await processes.start("speaker", python(program), {"WORD": "a word"})
     with pytest.raises(LocalStackError):
-        await processes.watch()
+        await asyncio.wait_for(processes.watch(), timeout=20)
     assert processes.log_path("speaker").read_text() == "a word\nand a complaint\n"
 
 
@@ -114,9 +112,7 @@ async def test_an_end_before_ready_is_told_with_the_last_log_lines(processes: Pr
 
 async def test_a_process_that_does_not_become_ready_in_time_is_told(processes: Processes) -> None:
     await processes.start("scheduler", python(SAYS_READY), ready=wrote(processes, "scheduler"))
-    with pytest.raises(
-        LocalStackError, match=r"scheduler \(pid \d+\) was not ready within 0.1 s(.|\n)*ready"
-    ):
+    with pytest.raises(LocalStackError, match=r"scheduler \(pid \d+\) was not ready within 0.1 s(.|\n)*ready"):
         await processes.wait_until("scheduler", never, timeout=0.1)
 
 
@@ -136,7 +132,7 @@ async def test_an_unexpected_end_is_noticed_with_its_cause(processes: Processes)
 async def test_an_ended_process_can_be_started_again_and_keeps_its_log(processes: Processes) -> None:
     await processes.start("worker", python("print('first')"))
     with pytest.raises(LocalStackError, match="exit code 0"):
-        await processes.watch()
+        await asyncio.wait_for(processes.watch(), timeout=20)
     argv = python("import signal; print('second'); signal.pause()")
     await processes.start("worker", argv, ready=wrote(processes, "worker", "second"))
     assert processes.log_path("worker").read_text() == "first\nsecond\n"
@@ -148,9 +144,7 @@ async def test_a_running_name_is_not_started_twice(processes: Processes) -> None
         await processes.start("worker", python(SAYS_READY))
 
 
-async def test_stop_ends_in_reverse_order_and_is_no_unexpected_end(
-    processes: Processes, tmp_path: Path
-) -> None:
+async def test_stop_ends_in_reverse_order_and_is_no_unexpected_end(processes: Processes, tmp_path: Path) -> None:
     ends = tmp_path / "ends"
     for name in ("database", "scheduler", "worker"):
         argv = python(NOTES_ITS_END, str(ends), name)
@@ -197,17 +191,17 @@ def test_children_and_guardian_die_with_a_parent_that_is_killed(tmp_path: Path) 
 
 async def test_the_guardian_ends_what_is_watched_and_spares_what_it_was_told_to_forget() -> None:
     guardian = Guardian()
-    spared = await asyncio.create_subprocess_exec("sleep", "600")
-    watched = await asyncio.create_subprocess_exec("sleep", "600")
+    spared = await asyncio.create_subprocess_exec("sleep", "60")
+    watched = await asyncio.create_subprocess_exec("sleep", "60")
     guardian.watch(spared.pid)
     guardian.forget(spared.pid)
     guardian.watch(watched.pid, signal.SIGUSR1)
     await asyncio.to_thread(guardian.close)
-    assert await watched.wait() == -signal.SIGUSR1
-    assert alive(spared.pid)
     assert not alive(guardian.pid)
+    assert alive(spared.pid)
     spared.kill()
     await spared.wait()
+    assert await asyncio.wait_for(watched.wait(), timeout=20) == -signal.SIGUSR1
 
 
 def test_a_guardian_that_somebody_ended_is_told_when_it_is_needed() -> None:

@@ -1,7 +1,7 @@
 """The port between a worker's session and the code that carries runs out.
 
-`Assignment` is what the scheduler handed over, `Run` what a handler or executor sees of it while it works, and
-`Completed` or `Failed` how it ends. An `Executor` carries out the runs of its routes.
+`Assignment` is what the scheduler handed over, `Run` what a handler or executor sees of it while it works,
+and `Completed` or `Failed` how it ends. An `Executor` carries out the runs of its routes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Executor(Protocol):
     async def execute(self, assignment: Assignment, run: Run) -> Completed:
         """Carries out one attempt.
 
-        Raise `Failed` to say how it failed; any other exception counts as `HANDLER_ERROR`. The task is cancelled
-        when the run is to stop or its attempt is out of time; it keeps its slot until this returns.
+        Raise `Failed` to say how it failed; any other exception counts as `HANDLER_ERROR`. The task is
+        cancelled once when the run is to stop or its attempt is out of time; it keeps its slot until this
+        returns.
         """
         ...

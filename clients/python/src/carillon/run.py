@@ -44,12 +44,12 @@ class Assignment:
 
 
 class Reports(Protocol):
-    """Where a run's reports go. Called from any thread; must not block."""
+    """Where one run's reports go. Called from any thread; must not block."""
 
-    def progressed(self, run: Run) -> None:
-        """`run.progress_made` changed."""
+    def progressed(self) -> None:
+        """The run's `progress_made` changed."""
 
-    def item_done(self, run: Run, key: str, error: str | None) -> None:
+    def item_done(self, key: str, error: str | None) -> None:
         """An item succeeded, or failed because of `error`."""
 
 
@@ -64,7 +64,7 @@ class Run:
         self._keys: set[str] = set()
         self._failed = 0
         self.cancelled = False
-        """True once the run should stop: it was cancelled, is out of time, or the worker has to give it up."""
+        """True once the run should stop: it was cancelled, is out of time, or the worker gives it up."""
         self.progress_made: tuple[int, int, str] = (0, 0, "")
         """The newest progress: done, total (0 if not known), message."""
 
@@ -144,22 +144,20 @@ class Run:
             raise Cancelled("the run was asked to stop")
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
-        """Reports how far the run is. Call it as often as you like: the newest report goes out once a second."""
+        """Reports how far the run is. Call it as often as you like: the newest goes out once a second."""
         self.progress_made = (max(0, done), max(0, total or 0), message)
-        self._reports.progressed(self)
+        self._reports.progressed()
 
     @overload
     def track(self, iterable: Iterable[T], total: int | None = None, message: str = "") -> Iterator[T]: ...
 
     @overload
-    def track(
-        self, iterable: AsyncIterable[T], total: int | None = None, message: str = ""
-    ) -> AsyncIterator[T]: ...
+    def track(self, iterable: AsyncIterable[T], total: int | None = None, message: str = "") -> AsyncIterator[T]: ...
 
     def track(
         self, iterable: Iterable[T] | AsyncIterable[T], total: int | None = None, message: str = ""
     ) -> Iterator[T] | AsyncIterator[T]:
-        """Iterates, reports each finished step as progress, and stops with `Cancelled` once the run should stop.
+        """Iterates, reports each finished step, and stops with `Cancelled` once the run should stop.
 
         `total` defaults to the length of the iterable, if it has one.
         """
@@ -188,9 +186,7 @@ class Run:
             yield value
             self.progress(done, total, message)
 
-    async def _track_async(
-        self, iterable: AsyncIterable[T], total: int | None, message: str
-    ) -> AsyncIterator[T]:
+    async def _track_async(self, iterable: AsyncIterable[T], total: int | None, message: str) -> AsyncIterator[T]:
         self.progress(0, total, message)
         done = 0
         async for value in iterable:
@@ -204,7 +200,7 @@ class Run:
             return
         self._keys.add(key)
         self._failed += error is not None
-        self._reports.item_done(self, key, error)
+        self._reports.item_done(key, error)
 
 
 class Item(AbstractContextManager["Item"]):

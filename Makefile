@@ -1,0 +1,59 @@
+# Everything a person can do here. Needs only Python 3.11 or newer and make; the rest is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+TESTS ?= tests
+
+.PHONY: help up demo test check format generate lock bench clean
+.DEFAULT_GOAL := help
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+up: .venv/installed ## Start PostgreSQL, scheduler, worker and the examples; Ctrl-C stops everything
+	@$(BIN)/python -m local_stack up
+
+demo: .venv/installed ## Show the main job on free ports, in about 30 seconds, and compare the records with what happened
+	@$(BIN)/python -m local_stack demo
+
+test: .venv/installed ## Run every test
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q $(TESTS)
+
+check: .venv/installed .codegen/installed ## Lint, types, protos, and that the generated code has not drifted
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --exit-code --diff
+	.codegen/bin/python clients/python/generate.py --check
+
+format: .venv/installed ## Format code and protos
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+generate: .codegen/installed ## Write the client's stubs from protos/
+	.codegen/bin/python clients/python/generate.py
+
+bench: .venv/installed ## Measure what is promised about speed, beside the floor
+	@$(BIN)/python -m benchmarks
+
+lock: .venv/installed ## Pin the newest versions that fit, with hashes
+	$(BIN)/python requirements/lock.py
+
+clean: ## Remove the environments and the local data
+	rm -rf .venv .codegen .carillon
+
+.venv/installed: requirements/dev.lock pyproject.toml clients/python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Carillon needs Python 3.11 or newer; say which with `make PYTHON=python3.12 ...`")'
+	@echo "installing into .venv (about half a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --require-hashes -r requirements/dev.lock
+	@$(PIP) install --no-deps --no-build-isolation -e clients/python -e .
+	@touch $@
+
+.codegen/installed: requirements/codegen.lock
+	@$(PYTHON) -m venv .codegen
+	@.codegen/bin/pip --disable-pip-version-check --quiet install --require-hashes -r requirements/codegen.lock
+	@touch $@

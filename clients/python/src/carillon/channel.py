@@ -1,0 +1,124 @@
+"""The channel to the scheduler: where it is, who calls, TLS, retries and deadlines."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from carillon.version import CLIENT
+
+DEFAULT_TARGET = "127.0.0.1:7007"
+
+# Calls that do the same when they are done twice. The others are not retried: the answer to the first may have
+# been lost, and only the caller knows whether a second one is wanted.
+_IDEMPOTENT = {
+    "carillon.v1.RegistryService": ("RegisterJobs", "RemoveJob"),
+    "carillon.v1.JobService": (
+        "GetJob",
+        "ListJobs",
+        "UpdateJob",
+        "ResetJobOverrides",
+        "PauseJob",
+        "ResumeJob",
+        "GetJobStats",
+    ),
+    "carillon.v1.ScheduleService": ("GetSchedule", "ListSchedules", "PutSchedule"),
+    "carillon.v1.RunService": ("GetRun", "ListRuns", "ListAttempts", "ListItems", "CancelRun"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files for TLS, in PEM form.
+
+    ca: the authorities to trust (default: those that gRPC brings). cert, key: the client's own, for mTLS.
+    """
+
+    ca: str | os.PathLike[str] | None = None
+    cert: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files. Raises OSError if one cannot be read, ValueError if only one of cert and key is given."""
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("Tls needs both cert and key, or neither")
+        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach the scheduler. Opens nothing by itself."""
+
+    target: str
+    service_token: str | None = field(default=None, repr=False)
+    jwt: str | None = field(default=None, repr=False)
+    tls: Tls | bool | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        target: str | None = None,
+        *,
+        service_token: str | None = None,
+        jwt: str | None = None,
+        tls: Tls | bool | None = None,
+    ) -> Connection:
+        """Fills in what is not given: `CARILLON_TARGET`, and without a JWT `CARILLON_SERVICE_TOKEN`."""
+        if service_token and jwt:
+            raise ValueError("give either a token (a JWT) or a service_token, not both")
+        if not jwt and not service_token:
+            service_token = os.environ.get("CARILLON_SERVICE_TOKEN") or None
+        return cls(target or os.environ.get("CARILLON_TARGET") or DEFAULT_TARGET, service_token, jwt, tls)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The credentials, as each call carries them."""
+        if self.jwt:
+            return (("authorization", f"Bearer {self.jwt}"),)
+        if self.service_token:
+            return (("x-service-token", self.service_token),)
+        return ()
+
+    def open(self, *, for_work: bool = False) -> grpc.aio.Channel:
+        """A new channel; needs a running event loop.
+
+        A channel for work keeps its connection to itself, so that a new one may reach another replica; its
+        stream carries its own heartbeats, so it sends no pings.
+        """
+        options = [
+            ("grpc.primary_user_agent", CLIENT),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.enable_retries", 1),
+            ("grpc.service_config", json.dumps(_service_config())),
+        ]
+        if for_work:
+            options.append(("grpc.use_local_subchannel_pool", 1))
+        else:
+            options += [("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 10_000)]
+        if not self.tls:
+            return grpc.aio.insecure_channel(self.target, options=options)
+        tls = Tls() if self.tls is True else self.tls
+        return grpc.aio.secure_channel(self.target, tls.credentials(), options=options)
+
+
+def _service_config() -> object:
+    names = [{"service": service, "method": method} for service, methods in _IDEMPOTENT.items() for method in methods]
+    retry = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return {
+        "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}],
+        "methodConfig": [{"name": names, "retryPolicy": retry}],
+    }
+
+
+def _read(path: str | os.PathLike[str] | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()

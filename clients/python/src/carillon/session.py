@@ -1,0 +1,463 @@
+"""The worker's session with the scheduler.
+
+In charge: the scheduler decides who holds what; the session does what it is told and keeps what it owes. A session
+outlives its streams: it reconnects for ever, says `Hello` with the claims it holds, and sends again what was not
+acknowledged. When its lease is about to end, or the scheduler has lost it, it gives up all its runs and begins anew
+under another id.
+
+States of an attempt here: waiting for a slot, running, settled (its result waits for the acknowledgement), then
+forgotten. The clock is the process's monotonic one. Everything happens in one event loop; only `Run` is used from
+other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from carillon import results
+from carillon.backoff import Backoff
+from carillon.channel import Connection, Tls
+from carillon.errors import CarillonError, from_rpc
+from carillon.execution import Executor
+from carillon.held import HeldAttempt, Holdings, Stop, read_assignment
+from carillon.lease import Lease
+from carillon.outbox import Outbox
+from carillon.pace import Pace
+from carillon.slots import Slots
+from carillon.stream import StreamBroke, WorkStream
+from carillon.v1 import work_pb2, worker_service_pb2
+from carillon.version import CLIENT
+
+_log = logging.getLogger("carillon")
+
+STARTS_SECONDS = 0.1
+PROGRESS_SECONDS = 1.0
+REFUSED_SECONDS = 30.0
+FLUSH_SECONDS = 10.0
+CLEAN_UP_SECONDS = 5.0
+# With more results than this not acknowledged, the worker takes less: the scheduler is behind.
+UNACKNOWLEDGED_RESULTS = 2_000
+
+_LOGGED_VERDICTS = {
+    work_pb2.RESULT_VERDICT_STALE: "was given to another claim, or counted as lost",
+    work_pb2.RESULT_VERDICT_RUN_ENDED: "had ended with another result",
+    work_pb2.RESULT_VERDICT_RUN_CANCELLED: "was cancelled, and its grace was over",
+    work_pb2.RESULT_VERDICT_UNKNOWN: "is not known to the scheduler",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """How the session stands, for health checks and metrics."""
+
+    connected: bool
+    replica: str
+    running: int
+    waiting: int
+    held: int
+    unacknowledged: int
+    draining: bool
+    last_error: str
+
+
+class WorkerSession:
+    """A worker process's session: takes runs for its executors, and reports what became of them.
+
+    name: the worker's, for people. concurrency: attempts that run at once. prefetch: attempts taken beyond these, so
+    that the next one is at hand. Opens nothing before `run`.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: str | None = None,
+        token: str | None = None,
+        executors: Sequence[Executor],
+        name: str,
+        concurrency: int = 10,
+        prefetch: int = 0,
+        tls: Tls | bool | None = None,
+    ) -> None:
+        if concurrency < 1 or prefetch < 0:
+            raise ValueError("a worker needs a concurrency of at least 1 and a prefetch of at least 0")
+        self._connection = Connection.resolve(target, service_token=token, tls=tls)
+        self._routes = {route: executor for executor in executors for route in executor.routes}
+        if not self._routes:
+            raise ValueError("a worker needs at least one route to serve")
+        self._name = name[:200]
+        self._capacity = concurrency + prefetch
+        self._slots = Slots(
+            self._routes,
+            concurrency,
+            on_begin=self._on_begin,
+            on_result=self._on_result,
+            on_free=self._on_free,
+        )
+        self._holdings = Holdings()
+        self._outbox = Outbox()
+        self._lease = Lease()
+        self._session_id = uuid.uuid4().bytes
+        self._hello_sent_at = 0.0
+        self._outstanding = 0  # credit granted on the current stream and not used yet
+        self._unacknowledged = 0
+        self._current: WorkStream | None = None
+        self._streams: dict[WorkStream, asyncio.Task[float]] = {}
+        self._backoff = Backoff(0.2, 10.0)
+        self._starts = Pace(STARTS_SECONDS, self._starts_are_due)
+        self._progress = Pace(PROGRESS_SECONDS, self._progress_is_due, at_once=True)
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._replica = ""
+        self._last_error = ""
+        self._draining = False
+        self._closing = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+
+    def state(self) -> SessionState:
+        """How the session stands now."""
+        return SessionState(
+            connected=self._current is not None,
+            replica=self._replica if self._current is not None else "",
+            running=self._slots.running,
+            waiting=self._slots.waiting,
+            held=len(self._holdings),
+            unacknowledged=self._unacknowledged,
+            draining=self._draining,
+            last_error=self._last_error,
+        )
+
+    async def run(self) -> None:
+        """Serves until it was drained (then it returns) or is cancelled. Reconnects for ever. Call it once."""
+        if self._loop is not None:
+            raise RuntimeError("a worker session runs once; make a new one")
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        try:
+            await self._stay_connected()
+        finally:
+            await self._shut_down()
+            self._stopped.set()
+
+    async def drain(self, grace: float) -> None:
+        """Ends the session in order.
+
+        Takes nothing more, returns what was not started, lets what runs go on for at most `grace` seconds, waits at
+        most 10 s for the acknowledgement of the results, and says `Goodbye`. What still runs then is free again for
+        other workers at once.
+        """
+        if self._loop is None or self._stopped.is_set():
+            self._closing.set()
+            return
+        self._draining = True
+        for attempt in self._slots.withdraw():
+            self._settle(attempt, results.returned(attempt))
+        await self._until(lambda: not self._slots.running, grace)
+        for attempt in self._holdings:
+            if attempt.result is None:
+                _log.warning("run %s is given up: the worker drains", attempt.assignment.run_id)
+                self._forget(attempt)
+        await self._slots.ended(CLEAN_UP_SECONDS)
+        if not await self._until(lambda: not len(self._holdings), FLUSH_SECONDS):
+            _log.error("%d results were not acknowledged; their runs will be tried again", len(self._holdings))
+        self._say_goodbye()
+        await self._stopped.wait()
+
+    # What the streams ask and tell.
+
+    def hello(self, stream: WorkStream) -> work_pb2.Hello:
+        """See `StreamOwner`."""
+        self._hello_sent_at = time.monotonic()
+        return work_pb2.Hello(
+            session_id=stream.session_id,
+            worker=self._name,
+            routes=list(self._routes),
+            held_claims=self._holdings.claims,
+            client=CLIENT,
+        )
+
+    def welcomed(self, stream: WorkStream, welcome: work_pb2.Welcome) -> None:
+        """See `StreamOwner`. From here on this stream is the one that counts."""
+        if self._current is not None:
+            self._current.finish()
+        self._current = stream
+        self._replica = welcome.replica
+        self._last_error = ""
+        self._backoff.reset()
+        self._lease.begin(welcome.lease.ToTimedelta().total_seconds(), self._hello_sent_at)
+        self._watch_lease()
+        self._outstanding = 0
+        self._outbox.begin_again(self._holdings)
+        self._progress.trigger()
+        _log.info("connected to %s (%s)", self._connection.target, welcome.replica)
+
+    def heartbeat(self, stream: WorkStream) -> work_pb2.Heartbeat:
+        """See `StreamOwner`."""
+        now = time.monotonic()
+        if stream is not self._current:
+            return work_pb2.Heartbeat(sequence=0, held_claims=self._holdings.claims)
+        if self._lease.is_silent(now):
+            raise StreamBroke("the scheduler does not answer heartbeats")
+        return work_pb2.Heartbeat(sequence=self._lease.sending(now), held_claims=self._holdings.claims)
+
+    def next_message(self, stream: WorkStream) -> worker_service_pb2.WorkRequest | None:
+        """See `StreamOwner`. Credit travels with whatever goes out."""
+        if stream is not self._current:
+            return None
+        message = self._outbox.next_message(time.monotonic())
+        credit = self._free() - self._outstanding
+        if credit > 0:
+            message = message or worker_service_pb2.WorkRequest()
+            message.credit = credit
+            self._outstanding += credit
+        return message
+
+    def received(self, stream: WorkStream, response: worker_service_pb2.WorkResponse) -> None:
+        """See `StreamOwner`."""
+        if stream.session_id != self._session_id:
+            return
+        kind = response.WhichOneof("message")
+        if kind == "assignments":
+            self._take(stream, response.assignments)
+        elif kind == "result_acks":
+            self._acknowledged(response.result_acks)
+        elif kind == "heartbeat_ack":
+            self._lease.acknowledged(response.heartbeat_ack.sequence)
+            self._watch_lease()
+        elif kind == "cancel":
+            for ref in response.cancel.attempts:
+                if (attempt := self._holdings.find(ref)) is not None:
+                    self._slots.stop(attempt, Stop.CANCEL)
+        elif kind == "drain":
+            stream.successor_wanted.set()
+
+    # Taking runs and forgetting them.
+
+    def _take(self, stream: WorkStream, sent: work_pb2.Assignments) -> None:
+        if stream is self._current:
+            self._outstanding = max(0, self._outstanding - len(sent.assignments))
+        for assignment in sent.assignments:
+            held = self._holdings.of_run(assignment.run_id)
+            if held is not None and held.ref.claim_id >= sent.claim_id:
+                continue
+            if held is not None:
+                _log.warning("run %s came again under a newer claim", held.assignment.run_id)
+                self._forget(held)
+            self._hold(sent.claim_id, assignment)
+        self._wake()
+
+    def _hold(self, claim_id: int, sent: work_pb2.Assignment) -> None:
+        try:
+            assignment = read_assignment(claim_id, sent)
+        except ValueError:
+            _log.exception("the scheduler sent an assignment that this client cannot read")
+            return
+        attempt = HeldAttempt(assignment, self._on_report)
+        self._holdings.add(attempt)
+        if assignment.route not in self._routes:
+            self._settle(attempt, results.not_served(attempt))
+        elif self._draining:
+            self._settle(attempt, results.returned(attempt))
+        else:
+            self._slots.submit(attempt)
+
+    def _acknowledged(self, sent: work_pb2.ResultAcks) -> None:
+        for ack in sent.acks:
+            attempt = self._holdings.find(ack.attempt)
+            if attempt is None or attempt.result is None:
+                continue
+            if (why := _LOGGED_VERDICTS.get(ack.verdict)) is not None:
+                _log.warning(
+                    "the result of run %s, attempt %d, does not count: the run %s",
+                    attempt.assignment.run_id,
+                    attempt.assignment.attempt,
+                    why,
+                )
+            self._forget(attempt)
+        self._wake()
+
+    def _forget(self, attempt: HeldAttempt) -> None:
+        attempt.forgotten = True
+        self._unacknowledged -= attempt.result is not None
+        self._holdings.remove(attempt)
+        self._outbox.forget(attempt)
+        self._slots.abandon(attempt)
+        self._changed.set()
+
+    def _free(self) -> int:
+        """How many runs more could be taken now."""
+        if self._draining:
+            return 0
+        behind = max(0, self._unacknowledged - UNACKNOWLEDGED_RESULTS)
+        return self._capacity - self._slots.running - self._slots.waiting - behind
+
+    # What attempts report.
+
+    def _on_begin(self, attempt: HeldAttempt) -> None:
+        self._outbox.began(attempt)
+        self._starts.trigger()
+
+    def _on_result(self, attempt: HeldAttempt, result: work_pb2.AttemptResult) -> None:
+        self._settle(attempt, result)
+
+    def _settle(self, attempt: HeldAttempt, result: work_pb2.AttemptResult) -> None:
+        self._outbox.reported(attempt)
+        attempt.result = result
+        self._unacknowledged += 1
+        self._outbox.ended(attempt)
+        self._wake()
+
+    def _on_free(self) -> None:
+        self._changed.set()
+        self._wake()
+
+    def _on_report(self, attempt: HeldAttempt) -> None:
+        if threading.get_ident() == self._thread:
+            self._look_at(attempt)
+        elif self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._look_at, attempt)
+
+    def _look_at(self, attempt: HeldAttempt) -> None:
+        attempt.reported = False
+        if attempt.forgotten or attempt.result is not None:
+            return
+        self._outbox.reported(attempt)
+        if self._outbox.has_progress:
+            self._progress.trigger()
+        self._wake()
+
+    def _starts_are_due(self) -> bool:
+        self._outbox.starts_are_due = True
+        self._wake()
+        return False
+
+    def _progress_is_due(self) -> bool:
+        if not self._outbox.has_progress:
+            return False
+        self._outbox.progress_is_due = True
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
+        if self._current is not None:
+            self._current.wake()
+
+    # The lease.
+
+    def _watch_lease(self) -> None:
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        wait = max(0.0, self._lease.stop_by - time.monotonic())
+        self._lease_timer = asyncio.get_running_loop().call_later(wait, self._lease_runs_out)
+
+    def _lease_runs_out(self) -> None:
+        self._begin_anew("its lease runs out without an acknowledged heartbeat")
+
+    def _begin_anew(self, why: str) -> None:
+        """Gives up all runs, and takes another session id."""
+        _log.warning("the session is lost: %s; %d runs are given up", why, len(self._holdings))
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        for attempt in self._holdings:
+            self._forget(attempt)
+        self._session_id = uuid.uuid4().bytes
+        self._lease = Lease()
+        self._current = None
+        for stream in self._streams:
+            stream.drop()
+
+    # Streams, one after the other.
+
+    async def _stay_connected(self) -> None:
+        while not self._closing.is_set():
+            stream = WorkStream(self._connection, self, self._session_id)
+            serving = asyncio.ensure_future(self._serve(stream))
+            self._streams[stream] = serving
+            wanted = asyncio.ensure_future(stream.successor_wanted.wait())
+            try:
+                await asyncio.wait({serving, wanted}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                wanted.cancel()
+            if serving.done() and not self._closing.is_set():
+                await self._pause(serving.result())
+
+    async def _serve(self, stream: WorkStream) -> float:
+        """Serves one stream to its end. Returns how long to wait before the next, in seconds."""
+        try:
+            await stream.serve()
+        except grpc.aio.AioRpcError as error:
+            return self._broke(stream, from_rpc(error))
+        except StreamBroke as error:
+            return self._broke(stream, CarillonError(str(error), code="UNAVAILABLE"))
+        except (OSError, ValueError) as error:
+            return self._broke(stream, CarillonError(f"TLS: {error}", code="INVALID_ARGUMENT"))
+        finally:
+            del self._streams[stream]
+            if self._current is stream:
+                self._current = None
+        return 0.0
+
+    def _broke(self, stream: WorkStream, error: CarillonError) -> float:
+        """Decides what the end of a stream means."""
+        if stream.is_finishing:
+            return 0.0
+        if error.reason == "SESSION_LOST" and stream.session_id == self._session_id:
+            self._begin_anew("the scheduler does not know it any more")
+            return self._backoff.next()
+        refused = error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT")
+        level = logging.ERROR if refused else logging.WARNING
+        if str(error) == self._last_error:
+            level = logging.DEBUG
+        self._last_error = str(error)
+        _log.log(level, "no stream to %s: %s", self._connection.target, error)
+        return REFUSED_SECONDS if refused else self._backoff.next()
+
+    async def _pause(self, seconds: float) -> None:
+        if not seconds:
+            return
+        try:
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+
+    def _say_goodbye(self) -> None:
+        self._closing.set()
+        goodbye = worker_service_pb2.WorkRequest(goodbye=work_pb2.Goodbye())
+        for stream in self._streams:
+            if stream is self._current:
+                stream.finish(goodbye)
+            else:
+                stream.drop()
+
+    async def _until(self, is_so: Callable[[], bool], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), max(0.0, deadline - time.monotonic()))
+            except asyncio.TimeoutError:
+                return is_so()
+        return True
+
+    async def _shut_down(self) -> None:
+        for timer in (self._starts, self._progress):
+            timer.cancel()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        for attempt in self._holdings:
+            self._forget(attempt)
+        serving = list(self._streams.values())
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await self._slots.ended(CLEAN_UP_SECONDS)

@@ -1,0 +1,63 @@
+"""`python -m scheduler_service`: serves, or does one of an operator's chores."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import typer
+from rich.console import Console
+
+from operations import logs
+from scheduler_service.app import App, StartError
+from scheduler_service.settings import Settings, SettingsError, read_settings
+from scheduler_service.store.errors import translate
+from scheduler_service.store.migrations import migrate as migrate_schema
+
+cli = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def _fail(sentence: str) -> typer.Exit:
+    _errors.print(sentence, style="red", markup=False, soft_wrap=True)
+    return typer.Exit(2)
+
+
+def _settings() -> Settings:
+    try:
+        return read_settings()
+    except SettingsError as error:
+        raise _fail(str(error)) from None
+
+
+@cli.callback(invoke_without_command=True)
+def serve(context: typer.Context) -> None:
+    """Serves gRPC until SIGTERM or Ctrl-C, then drains. Settings come from CARILLON_... variables; see the README."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = _settings()
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(App(settings).run())
+    except StartError as error:
+        raise _fail(str(error)) from None
+
+
+@cli.command()
+def migrate() -> None:
+    """Brings the database's schema to this version, with CARILLON_MIGRATION_URL, and gives the roles their logins."""
+    settings = _settings()
+    url = settings.migration_url.get_secret_value()
+    if not url:
+        raise _fail("CARILLON_MIGRATION_URL is not set; it names a role that may create roles and the schema")
+    try:
+        version = migrate_schema(url, settings.logins())
+    except Exception as error:
+        if (refusal := translate(error)) is None:
+            raise
+        raise _fail(f"{refusal.message}: {str(error).splitlines()[0]}") from None
+    Console(highlight=False).print(f"the schema is at version {version}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

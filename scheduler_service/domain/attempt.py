@@ -1,0 +1,83 @@
+"""An attempt: one try at a run in one session's hands, what is handed over for it, and how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+from uuid import UUID
+
+from scheduler_service.domain.record import ItemCounts, RunError
+from scheduler_service.domain.run import TriggerSource
+
+AttemptOutcome = Literal["COMPLETED", "FAILED", "CANCELLED", "RETURNED"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRef:
+    """One attempt in one session's hands: what a result must match to count."""
+
+    run_id: UUID
+    attempt: int
+    claim_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run as it is handed to a worker. Times in seconds; `payload` is a JSON text."""
+
+    run_id: UUID
+    attempt: int
+    max_attempts: int
+    service: str
+    job: str
+    tenant: str
+    endpoint: str
+    payload: str
+    attempt_timeout: float
+    cancel_grace: float
+    scheduled_for: datetime
+    trigger: TriggerSource
+    labels: dict[str, str]
+
+
+class Verdict(StrEnum):
+    """What became of a reported result."""
+
+    ACCEPTED = "ACCEPTED"
+    STALE = "STALE"
+    RUN_ENDED = "RUN_ENDED"
+    RUN_CANCELLED = "RUN_CANCELLED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a session says that an attempt ended. `duration` in seconds; `metrics` and `metadata` are JSON objects as
+    text, or empty. RETURNED: it was never started."""
+
+    ref: AttemptRef
+    session_id: UUID
+    outcome: AttemptOutcome
+    duration: float | None = None
+    error: RunError | None = None
+    items: ItemCounts | None = None
+    metrics: str = ""
+    metadata: str = ""
+
+    def digest(self) -> str:
+        """The same for the same result, sent again: 128 bits in hexadecimal."""
+        said = (self.outcome, self.duration, self.error, self.items, self.metrics, self.metadata)
+        return hashlib.blake2b(repr(said).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """The result of one item of an attempt. `error` is empty where it succeeded."""
+
+    ref: AttemptRef
+    key: str
+    succeeded: bool
+    error: str = ""

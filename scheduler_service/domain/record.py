@@ -1,0 +1,153 @@
+"""What is known of runs, as readers see it: frozen values, read in one piece and never changed.
+
+JSON documents (`payload`, `metrics`, `metadata`) are plain dicts; numbers that Python's json reads as int stay exact,
+whatever their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from scheduler_service.domain.run import RunState, TriggerSource
+
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """Why an attempt or a run did not complete: a short code, a sentence, and more (a traceback)."""
+
+    code: str
+    message: str
+    detail: str = ""
+
+    def to_document(self) -> dict[str, str]:
+        """As the columns `error` and `last_error` hold it."""
+        return {"code": self.code, "message": self.message, "detail": self.detail}
+
+    @classmethod
+    def from_document(cls, document: Document | None) -> RunError | None:
+        if document is None:
+            return None
+        return cls(
+            code=str(document.get("code", "")),
+            message=str(document.get("message", "")),
+            detail=str(document.get("detail", "")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running attempt is. `total` is 0 if it is not known."""
+
+    done: int
+    total: int
+    message: str
+    updated_at: datetime
+
+    def to_document(self) -> dict[str, Any]:
+        """As the column `progress` holds it."""
+        return {
+            "done": self.done,
+            "total": self.total,
+            "message": self.message,
+            "updated_at": self.updated_at.isoformat(),
+        }
+
+    @classmethod
+    def from_document(cls, document: Document | None) -> Progress | None:
+        if document is None:
+            return None
+        return cls(
+            done=document["done"],
+            total=document["total"],
+            message=document["message"],
+            updated_at=datetime.fromisoformat(document["updated_at"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """Items that the last attempt worked through."""
+
+    processed: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as it was at one moment, live or ended. `schedule`, `revision`, `scheduled_local` and `time_zone` are
+    empty for runs that no schedule owes."""
+
+    run_id: UUID
+    service: str
+    job: str
+    tenant: str
+    schedule: str
+    revision: int
+    state: RunState
+    trigger: TriggerSource
+    origin: str
+    triggered_by: str
+    scheduled_for: datetime
+    scheduled_local: datetime | None
+    time_zone: str
+    created_at: datetime
+    run_after: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration: timedelta | None
+    attempt: int
+    max_attempts: int
+    worker: str
+    labels: Mapping[str, str]
+    payload: Document
+    metrics: Document
+    metadata: Document
+    items: ItemCounts
+    progress: Progress | None
+    error: RunError | None
+    cancel_requested_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a run. `state` is FAILED for each but the last one."""
+
+    run_id: UUID
+    attempt: int
+    state: RunState
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration: timedelta | None
+    worker: str
+    error: RunError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One unit of work inside a run, with its own result."""
+
+    run_id: UUID
+    attempt: int
+    key: str
+    succeeded: bool
+    error: str
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobStats:
+    """A job's ended runs in a window, test runs left out. Durations are of completed runs' last attempts."""
+
+    counts: Mapping[RunState, int]
+    average_duration: timedelta | None
+    longest_duration: timedelta | None
+    items: ItemCounts
+    last_finished_at: datetime | None
+    last_state: RunState | None

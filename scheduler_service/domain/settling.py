@@ -1,0 +1,144 @@
+"""What a schedule owes up to an instant, as the runs to make, the gaps to record, and where it then stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from scheduler_service.domain.run import EPOCH, TriggerSource, scheduled_run_id
+from scheduler_service.domain.timing import (
+    CatchUp,
+    Due,
+    GapPolicy,
+    Missed,
+    Occurrence,
+    RepeatPolicy,
+    Timing,
+    jitter_offset,
+    next_occurrence,
+    occurrences,
+    settle,
+)
+
+LIMIT = 100
+"""Runs of one schedule that one settlement makes; what is left is due at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A schedule as it stands: its timing and the policies of its job. `halted`: its job is paused or archived."""
+
+    schedule_id: int
+    cron: str
+    time_zone: str
+    gap: str
+    repeat: str
+    phase: timedelta
+    jitter: timedelta
+    settled_to: datetime
+    owed_from: datetime
+    halted: bool
+    catch_up: CatchUp
+    window: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class OwedRun:
+    """A run to make for an occurrence. It may start at `run_after`: the nominal instant plus jitter."""
+
+    run_id: UUID
+    trigger: TriggerSource
+    occurrence: Occurrence
+    run_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What settles a schedule. `next_run_at` is None where nothing will ever be due again, and in the past where
+    more is owed than one settlement makes."""
+
+    runs: tuple[OwedRun, ...]
+    missed: tuple[Missed, ...]
+    settled_to: datetime
+    next_run_at: datetime | None
+
+
+def decide(standing: Standing, now: datetime, oldest: datetime) -> Decision:
+    """What is due at `now`, jitter included. Nothing is caught up from before `oldest`, where records would have no
+    partition. Refuses (TimingError, a ValueError) what cannot be evaluated."""
+    timing = _timing(standing)
+    since = max(standing.settled_to, standing.owed_from, EPOCH)
+    if standing.halted:
+        return _moved_on(standing, timing, max(since, now))
+    # Lateness counts from when an occurrence was to start, so that a jitter of minutes is not taken for an outage.
+    started_until = now - _offset(standing, timing, next_occurrence(timing, since))
+    settlement = settle(
+        timing,
+        since,
+        started_until,
+        catch_up=standing.catch_up,
+        window=max(min(standing.window, started_until - oldest), timedelta()),
+        limit=LIMIT,
+    )
+    runs = tuple(_owed(standing, timing, due) for due in settlement.due)
+    following = _start(standing, timing, settlement.next)
+    return Decision(runs, settlement.missed, settlement.settled_to, following)
+
+
+def decide_all(standing: Standing, now: datetime, oldest: datetime) -> Decision:
+    """As `decide`, and also the occurrences up to `now` that only wait for their jitter: what a revision that ends
+    now still owes."""
+    decision = decide(standing, now, oldest)
+    if standing.halted or (decision.next_run_at is not None and decision.next_run_at <= now):
+        return decision
+    timing = _timing(standing)
+    waiting = [
+        _owed(standing, timing, Due(each, late=False)) for each in occurrences(timing, decision.settled_to, now)
+    ]
+    if not waiting:
+        return decision
+    reached = waiting[-1].occurrence.instant
+    following = _start(standing, timing, next_occurrence(timing, reached))
+    return Decision((*decision.runs, *waiting), decision.missed, reached, following)
+
+
+def first_start(standing: Standing, after: datetime) -> datetime | None:
+    """When the first occurrence after an instant is to start, jitter included."""
+    timing = _timing(standing)
+    return _start(standing, timing, next_occurrence(timing, after))
+
+
+def _moved_on(standing: Standing, timing: Timing, to: datetime) -> Decision:
+    return Decision((), (), to, _start(standing, timing, next_occurrence(timing, to)))
+
+
+def _owed(standing: Standing, timing: Timing, due: Due) -> OwedRun:
+    instant = due.occurrence.instant
+    return OwedRun(
+        run_id=scheduled_run_id(standing.schedule_id, instant),
+        trigger=TriggerSource.CATCH_UP if due.late else TriggerSource.SCHEDULE,
+        occurrence=due.occurrence,
+        run_after=instant + _offset(standing, timing, due.occurrence),
+    )
+
+
+def _start(standing: Standing, timing: Timing, occurrence: Occurrence | None) -> datetime | None:
+    return None if occurrence is None else occurrence.instant + _offset(standing, timing, occurrence)
+
+
+def _offset(standing: Standing, timing: Timing, occurrence: Occurrence | None) -> timedelta:
+    if not standing.jitter or occurrence is None:
+        return timedelta()
+    following = next_occurrence(timing, occurrence.instant)
+    return jitter_offset(str(standing.schedule_id), standing.jitter, occurrence, following)
+
+
+def _timing(standing: Standing) -> Timing:
+    return Timing.of(
+        standing.cron,
+        standing.time_zone,
+        GapPolicy(standing.gap.lower()),
+        RepeatPolicy(standing.repeat.lower()),
+        standing.phase,
+    )

@@ -1,0 +1,128 @@
+"""Around every call: who calls (decided once), and what a refusal or a fault becomes.
+
+Handlers take the caller from `caller()` and raise the domain's refusals; they catch nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from grpc_status import rpc_status
+
+from scheduler_service.domain.access import ANONYMOUS, Principal
+from scheduler_service.domain.errors import Refusal
+from scheduler_service.rpc.credentials import Credentials
+from scheduler_service.rpc.degraded import DEGRADED_TRAILER, empty_list_of
+from scheduler_service.rpc.errors import code_of, status_of
+from scheduler_service.rpc.metrics import CallMetrics
+from scheduler_service.store.errors import SchemaMissing, translate
+
+log = structlog.get_logger()
+
+_PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_caller: ContextVar[Principal] = ContextVar("caller", default=ANONYMOUS)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+# The library's types describe the synchronous handlers; what an aio server holds are coroutine functions.
+Handler = Any
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+
+def caller() -> Principal:
+    """Who makes the call that is being handled."""
+    return _caller.get()
+
+
+class Calls(grpc.aio.ServerInterceptor):
+    """Authenticates each call, and turns what its handler raises into a status."""
+
+    def __init__(self, credentials: Credentials, metrics: CallMetrics) -> None:
+        self._credentials = credentials
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(_PUBLIC):
+            return handler
+        metadata = handler_call_details.invocation_metadata
+        call = _Call(method, lambda: self._credentials.principal(metadata), self._metrics)
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                call.answering(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                call.streaming(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.stream_stream_rpc_method_handler(
+            call.streaming(handler.stream_stream), handler.request_deserializer, handler.response_serializer
+        )
+
+
+class _Call:
+    """One call of one method."""
+
+    def __init__(self, method: str, principal: Callable[[], Principal], metrics: CallMetrics) -> None:
+        self._method = method
+        self._principal = principal
+        self._metrics = metrics
+
+    def answering(self, handler: Callable[[Any, Context], Awaitable[Message]]) -> Any:
+        async def answer(request: Any, context: Context) -> Message:
+            with self._metrics.timed(self._method) as outcome:
+                try:
+                    _caller.set(self._principal())
+                    return await handler(request, context)
+                except Exception as error:
+                    refusal = self._refusal(error)
+                    empty = empty_list_of(self._method) if isinstance(refusal, SchemaMissing) else None
+                    if empty is not None:
+                        context.set_trailing_metadata(((DEGRADED_TRAILER, refusal.message),))
+                        return empty
+                    outcome.code = code_of(refusal)
+                    await _abort(context, refusal)
+
+        return answer
+
+    def streaming(self, handler: Callable[[Any, Context], AsyncIterator[Message]]) -> Any:
+        async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
+            with self._metrics.timed(self._method) as outcome:
+                try:
+                    _caller.set(self._principal())
+                    async for message in handler(request, context):
+                        yield message
+                except Exception as error:
+                    refusal = self._refusal(error)
+                    outcome.code = code_of(refusal)
+                    await _abort(context, refusal)
+
+        return stream
+
+    def _refusal(self, error: Exception) -> Refusal:
+        if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
+            raise error
+        if isinstance(error, Refusal):
+            return error
+        if (translated := translate(error)) is not None:
+            log.warning("call failed on the database", method=self._method, reason=str(error).splitlines()[0])
+            return translated
+        incident = secrets.token_hex(6)
+        log.exception("call failed", method=self._method, incident=incident)
+        return Refusal(
+            f"this is a fault in Carillon; its log has it as incident {incident}", reason="INTERNAL", incident=incident
+        )
+
+
+async def _abort(context: Context, refusal: Refusal) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(status_of(refusal)))
+    raise AssertionError("abort_with_status returns never")

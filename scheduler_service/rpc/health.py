@@ -1,0 +1,26 @@
+"""`grpc.health.v1`: one answer for each service and for the whole (the empty name)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio
+
+
+class Health:
+    """Not serving until `set` says that nothing is in the way."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self.servicer: health_pb2_grpc.HealthServicer = aio.HealthServicer()
+        self._services = ("", *services)
+
+    async def set(self, problem: str | None) -> None:
+        """`problem`: why calls cannot be answered now; None if they can."""
+        status = health_pb2.HealthCheckResponse.NOT_SERVING if problem else health_pb2.HealthCheckResponse.SERVING
+        for service in self._services:
+            await self.servicer.set(service, status)
+
+    async def drain(self) -> None:
+        """Not serving, for good: the replica goes."""
+        await self.servicer.enter_graceful_shutdown()

@@ -1,0 +1,38 @@
+"""Driver errors, translated in one place."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors as pg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from scheduler_service.domain.errors import Refusal, Unavailable
+
+_SCHEMA_MISSING = (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn, pg.UndefinedFunction)
+_TRY_AGAIN = (pg.SerializationFailure, pg.DeadlockDetected, pg.LockNotAvailable, pg.QueryCanceled)
+
+
+class SchemaMissing(Unavailable):
+    """The schema is not there, or is another than this code expects."""
+
+
+def translate(error: BaseException) -> Refusal | None:
+    """What a caller is told of a driver's error; None if it is no passing state of the database but a fault of ours."""
+    if isinstance(error, PoolTimeout):
+        return Unavailable("every database connection is busy; try again in a second")
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, _SCHEMA_MISSING):
+        return SchemaMissing(
+            "the database has no schema of this version; run `python -m scheduler_service migrate`", retry_after=5.0
+        )
+    if isinstance(cause, _TRY_AGAIN):
+        return Unavailable("the database was busy with a conflicting change; try again")
+    if isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return Unavailable("the database cannot be reached; try again in a second")
+    return None
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Whether waiting and trying again is the right answer."""
+    return isinstance(translate(error), Unavailable)

@@ -1,0 +1,106 @@
+"""Zones by name, and transitions found by asking, against the transitions that the tables list."""
+
+# ruff: noqa: DTZ001 - local times are naive here
+
+from __future__ import annotations
+
+import importlib.resources
+import struct
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from scheduler_service.domain.timing import TimingError, tzdata_version, zone
+from scheduler_service.domain.timing.zones import stretches
+
+NAMES = importlib.resources.files("tzdata").joinpath("zones").read_text().split()
+
+
+def listed_changes(name: str) -> list[tuple[int, int]]:
+    """(Unix time, new offset in seconds) of every change of offset in a zone's TZif table (RFC 8536)."""
+    data = importlib.resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).read_bytes()
+    isutc, isstd, leap, times, types, chars = struct.unpack(">6l", data[20:44])
+    start = 44 + times * 5 + types * 6 + chars + leap * 8 + isstd + isutc
+    *_, times, types, chars = struct.unpack(">6l", data[start + 20 : start + 44])
+    start += 44
+    instants = struct.unpack(f">{times}q", data[start : start + 8 * times])
+    kinds = data[start + 8 * times : start + 9 * times]
+    table = start + 9 * times
+    offsets = [struct.unpack(">l", data[table + 6 * n : table + 6 * n + 4])[0] for n in range(types)]
+    found, before = [], offsets[0]
+    for instant, kind in zip(instants, kinds, strict=True):
+        if offsets[kind] != before:
+            found.append((instant, offsets[kind]))
+        before = offsets[kind]
+    return found
+
+
+def since_1970(name: str) -> list[tuple[int, int]]:
+    return [change for change in listed_changes(name) if change[0] >= 0]
+
+
+def test_no_zone_changes_twice_within_two_days() -> None:
+    changes = {name: since_1970(name) for name in NAMES}
+    assert sum(map(len, changes.values())) > 10_000
+    nearest = min(two[0] - one[0] for found in changes.values() for one, two in pairwise(found))
+    assert timedelta(seconds=nearest) > timedelta(days=2)
+
+
+@pytest.mark.parametrize(
+    "name", [*NAMES[::40], "Africa/Monrovia", "Africa/Casablanca", "Europe/Dublin", "Pacific/Apia", "America/Caracas"]
+)
+def test_stretches_change_exactly_where_the_tables_say(name: str) -> None:
+    listed = since_1970(name)
+    last = listed[-1][0] if listed else 0
+    found = list(stretches(name, datetime(1970, 1, 1), datetime(2038, 1, 1)))
+    assert all(one.end == two.start for one, two in pairwise(found))
+    changes = [
+        (int(two.start.replace(tzinfo=UTC).timestamp()), int(two.offset.total_seconds()))
+        for one, two in pairwise(found)
+        if one.offset != two.offset
+    ]
+    # Beyond the last listed change a rule goes on, which the tables give as text.
+    assert [change for change in changes if 0 <= change[0] <= last] == listed
+
+
+def test_a_stretch_knows_how_far_the_clock_had_been() -> None:
+    autumn = datetime(2026, 11, 1, 6)
+    before, after = stretches("America/New_York", autumn - timedelta(hours=1), autumn + timedelta(hours=1))
+    assert (before.end, after.start) == (autumn, autumn)
+    assert after.local_start == datetime(2026, 11, 1, 1)
+    assert after.reached == before.local_end == datetime(2026, 11, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("america/new_york", "write America/New_York instead"),
+        ("New York", "write America/New_York instead"),
+        ("Europe/Berln", "write Europe/Berlin instead"),
+        ("Kolkatta", "write Asia/Kolkata instead"),
+        (
+            "+05:30",
+            "write a place such as Europe/Berlin, or Etc/GMT-5 for five hours ahead of UTC, instead",
+        ),
+        ("", "write an area and a place such as Europe/Berlin or America/New_York, or UTC, instead"),
+        (
+            "../../etc/passwd",
+            "write an area and a place such as Europe/Berlin or America/New_York, or UTC, instead",
+        ),
+    ],
+)
+def test_other_names_are_refused_with_near_ones(name: str, instead: str) -> None:
+    with pytest.raises(TimingError) as refused:
+        zone(name)
+    assert str(refused.value) == f"time_zone: {name!a} is not an IANA time zone; {instead}"
+
+
+def test_a_zone_is_loaded_once_and_named() -> None:
+    assert zone("Europe/Dublin") is zone("Europe/Dublin")
+    assert zone("Europe/Dublin").key == "Europe/Dublin"
+
+
+def test_the_tables_version_is_an_iana_release() -> None:
+    assert tzdata_version()[:4].isdigit()
+    assert tzdata_version()[4:].isalpha()

@@ -1,0 +1,71 @@
+"""The worker service's composition root: the only file that knows every concrete part."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import structlog
+from carillon.session import WorkerSession
+
+from worker_service.metrics import Metrics
+from worker_service.observed import ObservedExecutor
+from worker_service.probes import Probes
+from worker_service.settings import Settings
+from worker_service.targets.http import HttpExecutor
+
+_log = structlog.stdlib.get_logger("worker_service")
+
+# What the last results get of the drain's time, to be acknowledged: a fifth, at most this many seconds.
+FLUSH_SECONDS = 5.0
+
+
+class App:
+    """One worker process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # The executors need the session's metrics, and the session its executors: each asks when it is used.
+        self._metrics = Metrics(lambda: self.session.state())
+        self._http = HttpExecutor(settings.base_urls, self._metrics.observe_call)
+        self.session = WorkerSession(
+            target=settings.target,
+            token=settings.token,
+            executors=[ObservedExecutor(self._http, self._metrics.count_attempt)],
+            name=settings.worker_name,
+            concurrency=settings.worker_concurrency,
+        )
+        self._probes = Probes(self.session.state, self._metrics)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serves until `stopping` is set, then drains. Errors: PortTaken before anything was begun."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._probes.stop)
+            url = await self._probes.start(self._settings.worker_host, self._settings.worker_port)
+            _log.info("listening", url=url)
+            await stack.enter_async_context(self._http)
+            await self._serve(stopping)
+
+    async def _serve(self, stopping: asyncio.Event) -> None:
+        serving = asyncio.create_task(self.session.run(), name="session")
+        asked = asyncio.create_task(stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                await self._drain()
+        finally:
+            asked.cancel()
+            serving.cancel()
+            await asyncio.wait({serving})
+        if not serving.cancelled():
+            serving.result()
+
+    async def _drain(self) -> None:
+        whole = self._settings.drain_seconds
+        _log.info("draining", running=self.session.state().running, seconds=whole)
+        try:
+            async with asyncio.timeout(whole):
+                await self.session.drain(whole - min(FLUSH_SECONDS, whole / 5))
+            _log.info("drained")
+        except TimeoutError:
+            _log.warning("drained in part: what is left will be tried again elsewhere")

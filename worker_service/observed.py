@@ -1,0 +1,54 @@
+"""An executor with every attempt logged and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from carillon.execution import Assignment, Completed, Executor, Failed, Run
+
+_log = structlog.stdlib.get_logger("worker_service")
+
+
+class ObservedExecutor:
+    """Carries out what `executor` does. `count` is told each attempt's outcome: completed, failed or stopped."""
+
+    def __init__(self, executor: Executor, count: Callable[[str], None]) -> None:
+        self._executor = executor
+        self._count = count
+
+    @property
+    def routes(self) -> Sequence[str]:
+        return self._executor.routes
+
+    async def execute(self, assignment: Assignment, run: Run) -> Completed:
+        """As the executor; what it raises is raised on."""
+        names = structlog.contextvars.bound_contextvars(
+            run=str(assignment.run_id),
+            attempt=assignment.attempt,
+            job=f"services/{assignment.service}/jobs/{assignment.job}",
+            tenant=assignment.tenant,
+        )
+        began = time.monotonic()
+        with names:
+            try:
+                completed = await self._executor.execute(assignment, run)
+            except asyncio.CancelledError:
+                self._ended("stopped", began)
+                raise
+            except Failed as failed:
+                self._ended("failed", began, code=failed.code, error=failed.message)
+                raise
+            except Exception:
+                _log.exception("the executor is at fault")
+                self._ended("failed", began)
+                raise
+            self._ended("completed", began)
+            return completed
+
+    def _ended(self, outcome: str, began: float, **why: str) -> None:
+        self._count(outcome)
+        log = _log.warning if outcome == "failed" else _log.info
+        log(f"attempt {outcome}", seconds=round(time.monotonic() - began, 6), **why)
