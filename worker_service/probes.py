@@ -27,17 +27,15 @@ class Probes:
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._figures)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def start(self, host: str, port: int) -> str:
         """Listens, and returns the URL; port 0 takes a free one. Errors: PortTaken."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port, shutdown_timeout=1.0).start()
+            await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            raise PortTaken(
-                f"cannot listen on port {port} of {host}: {_cause(error)}"
-            ) from None
+            raise PortTaken(f"cannot listen on port {port} of {host}: {_cause(error)}") from None
         return str(URL.build(scheme="http", host=host, port=self._runner.addresses[0][1]))
 
     async def stop(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from email.message import EmailMessage
 from typing import Any
 
 from examples.email_service.mail import MailServer, Recipient, compose
@@ -64,7 +64,7 @@ class Mailings:
         async with mailing.lock:  # the same run may be asked for twice at the same time
             missing = [recipient for recipient in recipients if recipient.email not in mailing.outcomes]
             for first in range(0, len(missing), batch_size):
-                batch = list(islice(missing, first, first + batch_size))
+                batch = missing[first : first + batch_size]
                 messages = [compose(run, attempt, recipient, subject, text) for recipient in batch]
                 await asyncio.to_thread(self._send, mailing, batch, messages)
         return mailing.result()
@@ -76,6 +76,6 @@ class Mailings:
             self._by_run.popitem(last=False)
         return mailing
 
-    def _send(self, mailing: Mailing, batch: Sequence[Recipient], messages: Sequence[Any]) -> None:
+    def _send(self, mailing: Mailing, batch: Sequence[Recipient], messages: Sequence[EmailMessage]) -> None:
         for recipient, refused in zip(batch, self._server.send(messages), strict=True):
             mailing.outcomes[recipient.email] = refused

@@ -7,6 +7,7 @@
     ├── NotFound            NOT_FOUND: is not there, or is not the caller's
     ├── AlreadyExists       ALREADY_EXISTS: metadata names what is there
     ├── Conflict            FAILED_PRECONDITION: the state of the thing does not allow it now
+    ├── Replaced            ABORTED: something newer took this one's place
     └── Unavailable         UNAVAILABLE: ask again; retry_after says when
 
 `rpc/errors.py` turns them into gRPC statuses; nothing else does.
@@ -67,6 +68,10 @@ class AlreadyExists(Refusal):
 
 class Conflict(Refusal):
     reason = "CONFLICT"
+
+
+class Replaced(Refusal):
+    reason = "STREAM_REPLACED"
 
 
 class Unavailable(Refusal):

@@ -1,7 +1,6 @@
 """What is known of runs, as readers see it: frozen values, read in one piece and never changed.
 
-JSON documents (`payload`, `metrics`, `metadata`) are plain dicts; numbers that Python's json reads as int stay exact,
-whatever their size.
+JSON documents (`payload`, `metrics`, `metadata`) are plain dicts; their integers are exact.
 """
 
 from __future__ import annotations
@@ -151,3 +150,24 @@ class JobStats:
     items: ItemCounts
     last_finished_at: datetime | None
     last_state: RunState | None
+
+
+def last_attempt(run: Run) -> Attempt | None:
+    """The attempt that a run is at or ended with. None if no worker has had it: the ones before stand in the record."""
+    if run.state is RunState.PENDING or not (run.worker or run.started_at):
+        return None
+    return Attempt(
+        run_id=run.run_id,
+        attempt=run.attempt,
+        state=run.state,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        duration=run.duration,
+        worker=run.worker,
+        error=None if run.state is RunState.RUNNING else run.error,
+    )
+
+
+def newest_attempt_number(run: Run) -> int:
+    """The number of the newest attempt that a worker has had, 0 if none: a pending run's own is still to come."""
+    return run.attempt - 1 if run.state is RunState.PENDING else run.attempt

@@ -13,6 +13,8 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import TupleRow
 
+from scheduler_service.store.arrays import plain
+
 Connection = psycopg.AsyncConnection[TupleRow]
 
 _OPEN = """
@@ -109,7 +111,12 @@ async def extend_leases(
     session_ids = sorted(streams)  # in one order everywhere, or two replicas could wait for each other
     cursor = await connection.execute(
         _EXTEND,
-        {"session_ids": session_ids, "streams": [streams[i] for i in session_ids], "lease": lease, "now": now},
+        {
+            "session_ids": plain(session_ids),
+            "streams": plain(streams[session_id] for session_id in session_ids),
+            "lease": lease,
+            "now": now,
+        },
     )
     return dict(await cursor.fetchall())
 

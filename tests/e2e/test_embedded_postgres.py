@@ -114,6 +114,15 @@ def kill_and_wait(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@contextmanager
+def running_stranger(user: int) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"], user=user) as stranger:
+        try:
+            yield stranger
+        finally:
+            stranger.kill()
+
+
 def test_stop_leaves_no_process_and_a_restart_finds_the_data(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir) as server:
         write(admin_url(server))
@@ -224,24 +233,25 @@ def test_a_pid_file_that_names_a_stranger_neither_harms_it_nor_stops_the_start(d
         write(admin_url(server))
     owner = server.data_dir.stat().st_uid
     pid_file = server.data_dir / "pgdata" / "postmaster.pid"
-    with subprocess.Popen(["sleep", "600"], user=owner) as stranger:
+    with running_stranger(owner) as stranger:
         pid_file.write_text(f"{stranger.pid}\n{pid_file.parent}\n0\n5432\n\n127.0.0.1\n\nready\n")
         shutil.chown(pid_file, owner)
         with server:
             assert read(admin_url(server)) == 42
         assert stranger.poll() is None
-        stranger.kill()
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     with _open_folder() as folder:
-        (folder / "letter").write_text("dear")
-        server = EmbeddedPostgres(folder)
+        mine = folder / "mine"
+        mine.mkdir(mode=0o755)
+        (mine / "letter").write_text("dear")
+        server = EmbeddedPostgres(mine)
         with pytest.raises(LocalStackError, match="holds something else"):
             server.start()
         server.remove()
-        assert (folder / "letter").read_text() == "dear"
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+        assert (mine / "letter").read_text() == "dear"
+        assert stat.S_IMODE(mine.stat().st_mode) == 0o755
 
 
 def test_a_taken_port_is_a_sentence_and_nothing_stays_behind(data_dir: Path) -> None:

@@ -44,7 +44,7 @@ async def test_a_run_is_carried_out_and_its_result_forgotten_once_it_is_acknowle
     assert session.state().held == 1
     assert await stream.credit(3) == 3
     stream.acknowledge(results)
-    await session._until(lambda: session.state().held == 0, 10)
+    await session.wait_until(lambda state: state.held == 0, 10)
     assert session.state().held == 0
 
 
@@ -466,7 +466,7 @@ async def test_a_refused_worker_says_why_once(
     with caplog.at_level(logging.ERROR, "carillon"):
         stream.end(grpc.StatusCode.UNAUTHENTICATED, "this token is not known", "CREDENTIALS_INVALID")
         await in_time(stream.ended.wait())
-        await session._until(lambda: bool(session.state().last_error), 10)
+        await session.wait_until(lambda state: bool(state.last_error), 10)
     assert session.state().last_error == "UNAUTHENTICATED (CREDENTIALS_INVALID): this token is not known"
     assert "t.secret" not in caplog.text
     assert not session.state().connected
@@ -481,6 +481,6 @@ async def test_a_result_that_does_not_count_is_forgotten_and_named(
     stream.assign(new_run(1))
     results = await stream.next("results")
     stream.acknowledge(results, work_pb2.RESULT_VERDICT_STALE)
-    await session._until(lambda: session.state().held == 0, 10)
+    await session.wait_until(lambda state: state.held == 0, 10)
     assert session.state().unacknowledged == 0
     assert str(uuid.UUID(int=1)) in caplog.text

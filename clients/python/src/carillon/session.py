@@ -137,6 +137,17 @@ class WorkerSession:
             last_error=self._last_error,
         )
 
+    async def wait_until(self, is_so: Callable[[SessionState], bool], seconds: float) -> bool:
+        """Waits until the state is so, at most that long. Returns whether it is."""
+        deadline = time.monotonic() + seconds
+        while not is_so(self.state()):
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), max(0.0, deadline - time.monotonic()))
+            except asyncio.TimeoutError:
+                return is_so(self.state())
+        return True
+
     async def run(self) -> None:
         """Serves until it was drained (then it returns) or is cancelled. Reconnects for ever. Call it once."""
         if self._loop is not None:
@@ -162,13 +173,13 @@ class WorkerSession:
         self._draining = True
         for attempt in self._slots.withdraw():
             self._settle(attempt, results.returned(attempt))
-        await self._until(lambda: not self._slots.running, grace)
+        await self.wait_until(lambda state: not state.running, grace)
         for attempt in self._holdings:
             if attempt.result is None:
                 _log.warning("run %s is given up: the worker drains", attempt.assignment.run_id)
                 self._forget(attempt)
         await self._slots.ended(CLEAN_UP_SECONDS)
-        if not await self._until(lambda: not len(self._holdings), FLUSH_SECONDS):
+        if not await self.wait_until(lambda state: not state.held, FLUSH_SECONDS):
             _log.error("%d results were not acknowledged; their runs will be tried again", len(self._holdings))
         self._say_goodbye()
         await self._stopped.wait()
@@ -199,6 +210,7 @@ class WorkerSession:
         self._outstanding = 0
         self._outbox.begin_again(self._holdings)
         self._progress.trigger()
+        self._changed.set()
         _log.info("connected to %s (%s)", self._connection.target, welcome.replica)
 
     def heartbeat(self, stream: WorkStream) -> work_pb2.Heartbeat:
@@ -405,6 +417,7 @@ class WorkerSession:
             del self._streams[stream]
             if self._current is stream:
                 self._current = None
+            self._changed.set()
         return 0.0
 
     def _broke(self, stream: WorkStream, error: CarillonError) -> float:
@@ -438,16 +451,6 @@ class WorkerSession:
                 stream.finish(goodbye)
             else:
                 stream.drop()
-
-    async def _until(self, is_so: Callable[[], bool], seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), max(0.0, deadline - time.monotonic()))
-            except asyncio.TimeoutError:
-                return is_so()
-        return True
 
     async def _shut_down(self) -> None:
         for timer in (self._starts, self._progress):

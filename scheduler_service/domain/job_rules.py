@@ -1,0 +1,135 @@
+"""What a job's declaration and its overrides may hold: every limit that job.proto states.
+
+The checks add to `Violations` and go on, so that one refusal lists every wrong field of a whole manifest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+from scheduler_service.domain import fields
+from scheduler_service.domain.fields import Violations
+from scheduler_service.domain.job import JobOverrides, JobSpec, Manifest, Policies, Target, TimingSpec
+from scheduler_service.domain.names import check_id
+from scheduler_service.domain.timing import Cron, TimingError, parse, zone
+
+MAX_JOBS = 1000
+MAX_DISPLAY_NAME = 200
+MAX_DESCRIPTION = 2000
+MAX_ATTEMPTS = 100
+_NONE = timedelta()
+_SECOND = timedelta(seconds=1)
+_HOUR = timedelta(hours=1)
+_WEEK = timedelta(days=7)
+_MONTH = timedelta(days=30)
+_MAX_INT64 = (1 << 63) - 1
+
+
+def check_manifest(manifest: Manifest, wrong: Violations) -> None:
+    """A whole manifest; paths are those of RegisterJobsRequest, such as `jobs[3].timing.cron`."""
+    check_id(manifest.service, "service", wrong, what="a service")
+    if not 0 <= manifest.generation <= _MAX_INT64:
+        wrong.add("generation", f"{manifest.generation} is negative; send a number that grows with each deploy")
+    if manifest.base_url:
+        fields.check_url(manifest.base_url, "base_url", wrong)
+        if "?" in manifest.base_url:
+            wrong.add("base_url", "it has a query, which a path cannot be put after; leave it out")
+    if len(manifest.jobs) > MAX_JOBS:
+        wrong.add("jobs", f"there are {len(manifest.jobs):,} jobs; at most {MAX_JOBS:,} are allowed")
+        return
+    for index, spec in enumerate(manifest.jobs):
+        check_job(spec, f"jobs[{index}]", wrong)
+    _check_names_differ(manifest, wrong)
+    _check_base_url_is_there(manifest, wrong)
+
+
+def check_job(spec: JobSpec, path: str, wrong: Violations) -> None:
+    check_id(spec.job, f"{path}.job", wrong, what="a job")
+    fields.check_text(spec.display_name, f"{path}.display_name", wrong, at_most=MAX_DISPLAY_NAME)
+    fields.check_text(spec.description, f"{path}.description", wrong, at_most=MAX_DESCRIPTION)
+    fields.check_labels(spec.labels, f"{path}.labels", wrong)
+    _check_target(spec.target, f"{path}.target", wrong)
+    check_timing(spec.timing, f"{path}.timing", wrong)
+    check_policies(spec.policies, f"{path}.policies", wrong)
+    fields.check_json(spec.config, f"{path}.config", wrong)
+
+
+def check_overrides(overrides: JobOverrides, declared: JobSpec, wrong: Violations) -> None:
+    """Overrides of a job, alone and put over its declaration."""
+    check_timing(overrides.timing, "overrides.timing", wrong, base=declared.timing)
+    check_policies(overrides.policies, "overrides.policies", wrong)
+    fields.check_json(overrides.config, "overrides.config", wrong)
+    if not wrong:
+        fields.check_json_size({**declared.config, **overrides.config}, "overrides.config", wrong)
+
+
+def check_timing(timing: TimingSpec, path: str, wrong: Violations, *, base: TimingSpec | None = None) -> None:
+    """A timing alone; its phase against its own expression, or else against that of the timing it is put over."""
+    cron = timing.cron if timing.cron is not None or base is None else base.cron
+    if timing.cron:
+        _check_sentence(parse, timing.cron, f"{path}.cron", wrong)
+    if timing.time_zone is not None:
+        _check_sentence(zone, timing.time_zone, f"{path}.time_zone", wrong)
+    fields.check_duration(timing.jitter, f"{path}.jitter", wrong, least=_NONE, most=_HOUR)
+    if timing.phase is not None:
+        _check_phase(timing.phase, cron, f"{path}.phase", wrong)
+
+
+def check_policies(policies: Policies, path: str, wrong: Violations) -> None:
+    fields.check_duration(policies.attempt_timeout, f"{path}.attempt_timeout", wrong, least=_SECOND, most=_WEEK)
+    fields.check_duration(policies.run_timeout, f"{path}.run_timeout", wrong, least=_SECOND, most=_MONTH)
+    fields.check_duration(policies.cancel_grace, f"{path}.cancel_grace", wrong, least=_NONE, most=_HOUR)
+    fields.check_duration(policies.retry.delay, f"{path}.retry.delay", wrong, least=_NONE, most=_WEEK)
+    attempts = policies.retry.max_attempts
+    if attempts is not None and not 1 <= attempts <= MAX_ATTEMPTS:
+        wrong.add(f"{path}.retry.max_attempts", f"{attempts} is not from 1 to {MAX_ATTEMPTS}; 1 means no retry")
+
+
+def _check_target(target: Target, path: str, wrong: Violations) -> None:
+    if target.http is not None:
+        fields.check_endpoint(target.http.endpoint, f"{path}.http.endpoint", wrong)
+    elif target.handler is None:
+        wrong.add(path, "it is missing; set `http` with an endpoint, or `handler` for a function in a worker")
+
+
+def _check_phase(phase: timedelta, cron: str | None, path: str, wrong: Violations) -> None:
+    try:
+        rule = parse(cron) if cron else None
+    except TimingError:
+        return  # the expression is refused by itself
+    if phase < _NONE:
+        wrong.add(path, f"{fields.in_words(phase)} is negative; write from 0 s to less than the interval")
+    elif rule is None or isinstance(rule, Cron):
+        if phase:
+            wrong.add(path, "only @every has a phase; leave it out, or write @every in `cron`")
+    elif phase >= rule.period:
+        wrong.add(path, f"{fields.in_words(phase)} is not shorter than the interval of {fields.in_words(rule.period)}")
+
+
+def _check_sentence(read: Callable[[str], object], text: str, path: str, wrong: Violations) -> None:
+    try:
+        read(text)
+    except TimingError as error:
+        wrong.add(path, str(error))
+
+
+def _check_names_differ(manifest: Manifest, wrong: Violations) -> None:
+    counts = Counter(spec.job for spec in manifest.jobs if spec.job)
+    first: dict[str, int] = {}
+    for index, spec in enumerate(manifest.jobs):
+        if counts[spec.job] > 1 and first.setdefault(spec.job, index) != index:
+            wrong.add(
+                f"jobs[{index}].job",
+                f"{fields.quoted(spec.job)} is declared already by jobs[{first[spec.job]}]; a job has one declaration",
+            )
+
+
+def _check_base_url_is_there(manifest: Manifest, wrong: Violations) -> None:
+    if manifest.base_url:
+        return
+    for index, spec in enumerate(manifest.jobs):
+        if spec.target.http is not None and fields.is_relative(spec.target.http.endpoint):
+            wrong.add("base_url", f"it is missing, and the endpoint of jobs[{index}] is a path below it")
+            return

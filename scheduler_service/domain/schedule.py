@@ -1,0 +1,143 @@
+"""What a schedule is, and what is in force for it: its own timing over its job's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from scheduler_service.domain.job import TimingSpec
+from scheduler_service.domain.names import ScheduleName
+from scheduler_service.domain.settling import Standing, first_start
+from scheduler_service.domain.timing import (
+    CatchUp,
+    GapPolicy,
+    Occurrence,
+    RepeatPolicy,
+    Timing,
+    TimingError,
+    describe,
+    next_occurrence,
+)
+from scheduler_service.domain.values import paths_of
+
+NO_EXPRESSION = "its job has no cron expression any more, and it has none of its own"
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSpec:
+    """What a caller sets of a schedule. `config` and `labels` are put over the job's for its runs."""
+
+    timing: TimingSpec = TimingSpec()
+    enabled: bool = True
+    config: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+SCHEDULE_PATHS = tuple(paths_of(ScheduleSpec))
+ALL_FIELDS = ("timing", "enabled", "config", "labels")
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What one revision of a schedule says, every default filled in."""
+
+    enabled: bool
+    cron: str
+    time_zone: str
+    gap: GapPolicy
+    repeat: RepeatPolicy
+    phase: timedelta
+    jitter: timedelta
+
+    @property
+    def timing(self) -> Timing:
+        """Refuses with a TimingError what cannot be evaluated (any more)."""
+        return Timing.of(self.cron, self.time_zone, self.gap, self.repeat, self.phase)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A schedule as it stands. `halted`: its job is paused or archived. `next_run_at` is when it is armed for, jitter
+    included; None if it is not armed."""
+
+    schedule_id: int
+    job_id: int
+    name: ScheduleName
+    spec: ScheduleSpec
+    in_force: InForce
+    revision: int
+    settled_to: datetime
+    owed_from: datetime
+    halted: bool
+    next_run_at: datetime | None
+    set_aside_reason: str
+    created_at: datetime
+    created_by: str
+    updated_at: datetime
+    updated_by: str
+
+    @property
+    def next_occurrence(self) -> Occurrence | None:
+        """What it owes next. None while it is disabled, set aside, or its job paused or archived."""
+        return next_owed(self.in_force, self.next_run_at, max(self.settled_to, self.owed_from), halted=self.halted)
+
+    @property
+    def description(self) -> str:
+        """Its timing in a sentence."""
+        try:
+            return describe(self.in_force.timing)
+        except TimingError as error:
+            return str(error)
+
+
+def next_owed(in_force: InForce, next_run_at: datetime | None, since: datetime, *, halted: bool) -> Occurrence | None:
+    """The first occurrence after `since` of a schedule that is armed; None for one that is not."""
+    if next_run_at is None or halted:
+        return None
+    try:
+        return next_occurrence(in_force.timing, since)
+    except TimingError:
+        return None
+
+
+def revise(spec: ScheduleSpec, job: TimingSpec, before: InForce | None, *, is_jobs_own: bool) -> InForce:
+    """What is to be in force for a schedule of a job whose timing in force is `job`. A job's own schedule is enabled
+    while the job has an expression; another that has lost it keeps the one `before`, and owes nothing."""
+    timing = TimingSpec() if is_jobs_own else spec.timing
+    merged = timing.over(job)
+    has_expression = bool(merged.cron)
+    cron = merged.cron or (before.cron if before else "")
+    assert merged.time_zone and merged.gap and merged.repeat, "the job's timing in force has every default"
+    return InForce(
+        enabled=has_expression if is_jobs_own else spec.enabled and has_expression,
+        cron=cron,
+        time_zone=merged.time_zone,
+        gap=merged.gap,
+        repeat=merged.repeat,
+        phase=merged.phase or timedelta(),
+        jitter=merged.jitter or timedelta(),
+    )
+
+
+def start_after(schedule_id: int, in_force: InForce, since: datetime) -> datetime | None:
+    """When the first occurrence after an instant is to start, jitter included; None if it is disabled or never comes.
+    Refuses with a TimingError what cannot be evaluated."""
+    if not in_force.enabled:
+        return None
+    standing = Standing(
+        schedule_id=schedule_id,
+        cron=in_force.cron,
+        time_zone=in_force.time_zone,
+        gap=in_force.gap.name,
+        repeat=in_force.repeat.name,
+        phase=in_force.phase,
+        jitter=in_force.jitter,
+        settled_to=since,
+        owed_from=since,
+        halted=False,
+        catch_up=CatchUp.LATEST,
+        window=timedelta(),
+    )
+    return first_start(standing, since)

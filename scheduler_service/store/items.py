@@ -1,0 +1,43 @@
+"""Results of items inside runs, fenced like the results of attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from scheduler_service.domain.attempt import ItemResult
+from scheduler_service.store.arrays import plain, texts
+from scheduler_service.store.sessions import Connection
+
+# The lock keeps the run from ending, and a later attempt from beginning, until the items are committed.
+_INSERT = """
+with held as (
+  select r.run_id, r.attempt, r.job_id, r.tenant_id
+  from (select distinct * from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(claim_ids)s::bigint[])
+          b(run_id, attempt, claim_id)) b
+  join carillon.live_runs r on r.run_id = b.run_id and r.attempt = b.attempt and r.claim_id = b.claim_id
+  order by r.run_id for key share of r
+)
+insert into carillon.items (run_id, attempt, key, job_id, tenant_id, succeeded, error, finished_at)
+select i.run_id, i.attempt, i.key, h.job_id, h.tenant_id, i.succeeded, coalesce(i.error, ''), t.now
+from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(keys)s::text[], %(succeeded)s::boolean[],
+            %(errors)s::text[]) i(run_id, attempt, key, succeeded, error)
+join held h on h.run_id = i.run_id and h.attempt = i.attempt
+cross join (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) t
+on conflict do nothing
+"""
+
+
+async def insert_items(connection: Connection, items: Sequence[ItemResult], *, now: datetime | None = None) -> int:
+    """Writes items' results; answers how many were new. What belongs to an attempt that its claim no longer holds is
+    left out, and of an item that is there already, or twice in the batch, the first result stays."""
+    values = {
+        "run_ids": plain(item.ref.run_id for item in items),
+        "attempts": plain(item.ref.attempt for item in items),
+        "claim_ids": plain(item.ref.claim_id for item in items),
+        "keys": texts(item.key for item in items),
+        "succeeded": plain(item.succeeded for item in items),
+        "errors": texts(item.error for item in items),
+        "now": now,
+    }
+    return (await connection.execute(_INSERT, values)).rowcount

@@ -1,0 +1,101 @@
+"""Live and ended runs as one shape: the two halves of every statement that reads runs, and the value made of a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from scheduler_service.domain.access import Kind, Principal
+from scheduler_service.domain.record import ItemCounts, Progress, Run, RunError
+from scheduler_service.domain.run import RunState, TriggerSource
+from scheduler_service.store.documents import read_document
+
+LIVE_STATE = "case when r.claim_id is null then 'PENDING' else 'RUNNING' end"
+
+LIVE_COLUMNS = f"""
+  r.run_id, r.schedule_id, r.revision, r.job_id, r.tenant_id, {LIVE_STATE} as state, r.trigger,
+  r.scheduled_for, r.scheduled_local, r.time_zone, r.run_after, r.created_at, r.started_at,
+  null::timestamptz as finished_at, null::interval as duration, r.triggered_by, r.origin, r.labels, r.payload,
+  r.attempt, r.max_attempts, r.session_id, '' as worker, 0::bigint as items_processed,
+  0::bigint as items_succeeded, 0::bigint as items_failed, '{{}}'::jsonb as metrics, '{{}}'::jsonb as metadata,
+  r.last_error as error, r.cancel_requested_at, r.progress"""
+
+ENDED_COLUMNS = """
+  r.run_id, r.schedule_id, r.revision, r.job_id, r.tenant_id, r.state::text as state, r.trigger,
+  r.scheduled_for, r.scheduled_local, r.time_zone, r.run_after, r.created_at, r.started_at,
+  r.finished_at, r.duration, r.triggered_by, r.origin, r.labels, r.payload,
+  r.attempt, r.max_attempts, null::uuid as session_id, r.worker, r.items_processed,
+  r.items_succeeded, r.items_failed, r.metrics, r.metadata,
+  r.error, r.cancel_requested_at, null::jsonb as progress"""
+
+
+def with_names(runs: str) -> str:
+    """A statement of everything a Run holds, newest first, around one that selects the columns above."""
+    return f"""
+select r.run_id, j.service, j.job, r.tenant_id, coalesce(s.schedule, '') as schedule,
+  coalesce(r.revision, 0) as revision, r.state, r.trigger::text as trigger, r.scheduled_for, r.scheduled_local,
+  coalesce(r.time_zone, '') as time_zone, r.run_after, r.created_at, r.started_at, r.finished_at, r.duration,
+  r.triggered_by, r.origin, r.labels, r.payload::text as payload, r.attempt, r.max_attempts,
+  coalesce(w.worker, r.worker) as worker, r.items_processed, r.items_succeeded, r.items_failed,
+  r.metrics::text as metrics, r.metadata::text as metadata, r.error, r.cancel_requested_at, r.progress
+from ({runs}) r
+  join carillon.jobs j on j.job_id = r.job_id
+  left join carillon.schedules s on s.schedule_id = r.schedule_id
+  left join carillon.sessions w on w.session_id = r.session_id
+order by r.run_id desc"""
+
+
+def visible_to(principal: Principal) -> list[str]:
+    """Conditions beside row level security: a user sees its runs of jobs that it may see (others have no name), and
+    saying the tenant lets the planner use its index."""
+    if principal.kind is not Kind.USER:
+        return []
+    return [
+        "r.tenant_id = current_setting('carillon.tenant')",
+        "r.tenant_id <> '-'",
+        "exists (select from carillon.jobs j where j.job_id = r.job_id)",
+    ]
+
+
+def all_of(conditions: list[str]) -> str:
+    return " and ".join(conditions) or "true"
+
+
+def size_of(row: Row[Any]) -> int:
+    """Roughly how many bytes of a run are not of fixed size."""
+    return len(row.payload) + len(row.metrics) + len(row.metadata)
+
+
+def run_of(row: Row[Any]) -> Run:
+    return Run(
+        run_id=row.run_id,
+        service=row.service,
+        job=row.job,
+        tenant=row.tenant_id,
+        schedule=row.schedule,
+        revision=row.revision,
+        state=RunState(row.state),
+        trigger=TriggerSource(row.trigger),
+        origin=row.origin,
+        triggered_by=row.triggered_by,
+        scheduled_for=row.scheduled_for,
+        scheduled_local=row.scheduled_local,
+        time_zone=row.time_zone,
+        created_at=row.created_at,
+        run_after=row.run_after,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        duration=row.duration,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        worker=row.worker,
+        labels=row.labels,
+        payload=read_document(row.payload),
+        metrics=read_document(row.metrics),
+        metadata=read_document(row.metadata),
+        items=ItemCounts(row.items_processed, row.items_succeeded, row.items_failed),
+        progress=Progress.from_document(row.progress),
+        error=RunError.from_document(row.error),
+        cancel_requested_at=row.cancel_requested_at,
+    )

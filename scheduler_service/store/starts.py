@@ -1,0 +1,57 @@
+"""Starts of attempts, written in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from scheduler_service.store.arrays import plain
+from scheduler_service.store.sessions import Connection
+
+# `session_id is not distinct from`: with `=` the planner may walk the session's index once for each id.
+_START = """
+update carillon.live_runs r set
+  started_at = s.at, deadline = s.at + r.attempt_timeout,
+  first_started_at = coalesce(r.first_started_at, s.at), run_deadline = coalesce(r.run_deadline, s.at + r.run_timeout)
+from (
+  select l.run_id, l.attempt, l.claim_id, greatest(l.claimed_at, t.now - b.age * interval '1 second') as at
+  from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(claim_ids)s::bigint[], %(session_ids)s::uuid[],
+              %(ages)s::double precision[]) b(run_id, attempt, claim_id, session_id, age)
+  join carillon.live_runs l on l.run_id = b.run_id and l.attempt = b.attempt and l.claim_id = b.claim_id
+   and l.session_id is not distinct from b.session_id
+  cross join (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) t
+) s
+where r.run_id = s.run_id and r.attempt = s.attempt and r.claim_id = s.claim_id and r.started_at is null
+returning r.run_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt began `age` seconds ago."""
+
+    run_id: UUID
+    attempt: int
+    claim_id: int
+    session_id: UUID
+    age: float
+
+
+async def record_starts(connection: Connection, starts: Sequence[Start], *, now: datetime | None = None) -> list[UUID]:
+    """Notes when attempts began, and sets their deadlines and their runs'. Answers the runs that changed; an attempt
+    that its session no longer holds, or that was noted before, is left alone."""
+    ordered = sorted(starts, key=lambda start: start.run_id)
+    cursor = await connection.execute(
+        _START,
+        {
+            "run_ids": plain(start.run_id for start in ordered),
+            "attempts": plain(start.attempt for start in ordered),
+            "claim_ids": plain(start.claim_id for start in ordered),
+            "session_ids": plain(start.session_id for start in ordered),
+            "ages": plain(start.age for start in ordered),
+            "now": now,
+        },
+    )
+    return [row[0] for row in await cursor.fetchall()]

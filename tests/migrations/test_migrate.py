@@ -1,0 +1,124 @@
+"""However the schema is applied, the end is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from local_stack.postgres import EmbeddedPostgres
+from scheduler_service.store.database import Database
+from scheduler_service.store.migrations import FOLDER, Login, expected_version, migrate
+from scheduler_service.usecases.readiness import Readiness
+
+if TYPE_CHECKING:
+    from tests.conftest import DatabaseUrls
+
+CATALOGUE = """
+select 'table ' || c.oid::regclass || ' ' || c.relrowsecurity || c.relforcerowsecurity || pg_get_userbyid(c.relowner)
+       || coalesce(c.relacl::text, '')
+  from pg_class c where relnamespace = 'carillon'::regnamespace and relkind in ('r', 'p', 'S')
+union all
+select 'column ' || a.attrelid::regclass || '.' || attname || ' ' || format_type(atttypid, atttypmod) || attnotnull
+  from pg_attribute a join pg_class c on c.oid = attrelid
+  where relnamespace = 'carillon'::regnamespace and relkind in ('r', 'p') and attnum > 0
+union all
+select 'constraint ' || conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
+  from pg_constraint where connamespace = 'carillon'::regnamespace
+union all
+select 'index ' || indexdef from pg_indexes where schemaname = 'carillon'
+union all
+select 'policy ' || tablename || ' ' || policyname || ' ' || cmd || roles::text || coalesce(qual, '')
+       || coalesce(with_check, '') from pg_policies where schemaname = 'carillon'
+union all
+select 'function ' || oid::regprocedure || ' ' || prosecdef || coalesce(proacl::text, '')
+  from pg_proc where pronamespace = 'carillon'::regnamespace
+order by 1
+"""
+
+
+@pytest.fixture
+def empty(postgres: EmbeddedPostgres) -> Iterator[str]:
+    postgres.create_database("empty")
+    yield postgres.url("carillon_admin", database="empty")
+    postgres.drop_database("empty")
+
+
+def catalogue(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [row[0] for row in connection.execute(CATALOGUE)]
+
+
+def apply_by_hand(url: str) -> None:
+    for file in sorted(FOLDER.glob("*.sql")):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(file.read_bytes())
+
+
+def test_by_hand_twice_is_as_by_migrate(empty: str, database_urls: DatabaseUrls, postgres: EmbeddedPostgres) -> None:
+    apply_by_hand(empty)
+    apply_by_hand(empty)
+    by_hand = catalogue(empty)
+    migrate(empty)
+    assert catalogue(empty) == by_hand
+    postgres.create_database("other")
+    migrate(postgres.url("carillon_admin", database="other"))
+    assert catalogue(postgres.url("carillon_admin", database="other")) == by_hand
+    assert len(by_hand) > 300
+    postgres.drop_database("other")
+
+
+def test_replicas_that_start_together_all_migrate(empty: str) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(migrate, [empty] * 3)) == [expected_version()] * 3
+    with psycopg.connect(empty) as connection:
+        rows = connection.execute("select number from carillon.migrations order by 1").fetchall()
+    assert [row[0] for row in rows] == list(range(1, expected_version() + 1))
+
+
+def test_logins_are_given_and_work(empty: str, postgres: EmbeddedPostgres) -> None:
+    url = postgres.url("my_engine", "a password: with /signs", "empty")
+    migrate(empty, [Login("carillon_engine", url)])
+    with psycopg.connect(url) as connection:
+        assert connection.execute("select count(*) from carillon.live_runs").fetchone() == (0,)
+        assert connection.execute("show enable_seqscan").fetchone() == ("off",)
+
+
+async def test_a_replica_says_what_is_wrong_with_the_schema_and_recovers(
+    empty: str, postgres: EmbeddedPostgres
+) -> None:
+    database = Database(empty, empty)
+    readiness = Readiness(database, migrate=None)
+    assert await readiness.look()
+    assert "no carillon schema" in str(readiness.problem)
+    migrate(empty)
+    assert await readiness.look()
+    assert str(readiness.problem) == "None"
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute("insert into carillon.migrations (number, name) values (9999, 'from the future')")
+    await readiness.look()
+    assert "newer than this scheduler" in str(readiness.problem)
+    await database.close()
+
+
+async def test_a_replica_with_the_migrators_url_migrates_by_itself(empty: str) -> None:
+    database = Database(empty, empty)
+    readiness = Readiness(database, migrate=lambda: migrate(empty))
+    await readiness.look()
+    assert readiness.problem is None
+    await database.close()
+
+
+@pytest.mark.parametrize("role", ["carillon_engine", "carillon_api"])
+@pytest.mark.parametrize(
+    "verb", ["update carillon.{} set run_id = run_id", "delete from carillon.{}", "truncate carillon.{}"]
+)
+@pytest.mark.parametrize("table", ["runs", "attempts", "items"])
+def test_no_role_of_the_service_changes_a_record(database_urls: DatabaseUrls, role: str, verb: str, table: str) -> None:
+    with psycopg.connect(database_urls.admin) as connection:
+        connection.execute(f"set role {role}".encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(verb.format(table).encode())

@@ -1,0 +1,135 @@
+"""Who calls, from a call's metadata."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import jwt
+import pytest
+
+from scheduler_service.domain.access import ANONYMOUS, Action, Kind, Principal, Scope, may, require
+from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
+from scheduler_service.domain.errors import Forbidden, NotFound, Unauthenticated
+from scheduler_service.rpc.credentials import Credentials
+
+SECRET = "a-development-secret-of-32-characters"
+TOKENS = "email-service=t1.0123456789abcdef0123456789abcdef, *=w1.fedcba9876543210fedcba9876543210"
+
+
+@pytest.fixture
+def credentials() -> Credentials:
+    return Credentials(parse_service_tokens(TOKENS), JwtRules(secret=SECRET))
+
+
+def bearer(*, secret: str = SECRET, algorithm: str = "HS256", drop: str = "", **claims: object) -> tuple[str, str]:
+    now = datetime.now(UTC)
+    body: dict[str, object] = {
+        "sub": "alice",
+        "iss": "carillon",
+        "aud": "carillon",
+        "iat": now,
+        "exp": now + timedelta(minutes=5),
+        **claims,
+    }
+    body.pop(drop, None)
+    return ("authorization", f"Bearer {jwt.encode(body, secret, algorithm=algorithm)}")
+
+
+def test_nothing_sent_is_anonymous(credentials: Credentials) -> None:
+    assert credentials.principal([("user-agent", "grpcurl")]) == ANONYMOUS
+
+
+def test_a_service_token_names_its_service_with_all_scopes(credentials: Credentials) -> None:
+    principal = credentials.principal([("x-service-token", "t1.0123456789abcdef0123456789abcdef")])
+    assert (principal.kind, principal.service, principal.scopes) == (Kind.SERVICE, "email-service", frozenset(Scope))
+
+
+def test_a_token_for_every_service_may_only_work(credentials: Credentials) -> None:
+    principal = credentials.principal([("x-service-token", "w1.fedcba9876543210fedcba9876543210")])
+    assert may(principal, Action.WORK, service="any")
+    assert not may(principal, Action.REGISTER, service="any")
+    assert not may(principal, Action.READ, service="*")
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["t1.wrong", "t1", "", "nobody.0123456789abcdef0123456789abcdef", "t1.0123456789abcdef0123456789abcdef0", "." * 99],
+)
+def test_a_wrong_service_token_is_refused_and_not_repeated(credentials: Credentials, token: str) -> None:
+    with pytest.raises(Unauthenticated) as refused:
+        credentials.principal([("x-service-token", token)])
+    assert refused.value.reason == "CREDENTIALS_INVALID"
+    assert not token.strip(".") or token not in refused.value.message
+
+
+def test_a_jwt_with_the_role_is_an_admin(credentials: Credentials) -> None:
+    assert credentials.principal([bearer(role="admin")]) == Principal(Kind.ADMIN, name="alice")
+
+
+def test_a_jwt_with_a_tenant_is_a_user(credentials: Credentials) -> None:
+    assert credentials.principal([bearer(tenant="acme")]) == Principal(Kind.USER, name="alice", tenant="acme")
+
+
+def test_a_jwt_with_neither_is_a_user_of_no_tenant(credentials: Credentials) -> None:
+    nobody = credentials.principal([bearer()])
+    assert may(nobody, Action.READ)
+    with pytest.raises(NotFound):
+        require(nobody, Action.READ, tenant="acme")
+
+
+def test_claims_are_found_by_path() -> None:
+    rules = JwtRules(secret=SECRET, role_claim="metadata.role", tenant_claim="org.id")
+    credentials = Credentials([], rules)
+    assert credentials.principal([bearer(metadata={"role": "admin"})]).is_admin
+    assert credentials.principal([bearer(org={"id": "acme"}, metadata="admin")]).tenant == "acme"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        bearer(secret="another-secret-of-at-least-32-characters"),
+        bearer(exp=datetime.now(UTC) - timedelta(minutes=1)),
+        bearer(iss="somebody"),
+        bearer(aud="something"),
+        bearer(iat=datetime.now(UTC) + timedelta(minutes=5)),
+        *(bearer(drop=claim, role="admin") for claim in ("exp", "iat", "iss", "aud", "sub")),
+        bearer(algorithm="HS512", secret=SECRET * 2),
+        ("authorization", "Bearer " + "x" * 9000),
+        ("authorization", "Basic YTpi"),
+        ("authorization", "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0."),
+    ],
+)
+def test_a_wrong_jwt_is_refused(credentials: Credentials, sent: tuple[str, str]) -> None:
+    with pytest.raises(Unauthenticated):
+        credentials.principal([sent])
+
+
+def test_without_a_secret_no_jwt_is_accepted() -> None:
+    with pytest.raises(Unauthenticated, match="CARILLON_JWT_SECRET"):
+        Credentials([], JwtRules()).principal([bearer(role="admin")])
+
+
+@pytest.mark.parametrize("text", ["email-service", "email-service=t1", "=t1.secretsecretsecret", "a=t1.short"])
+def test_a_malformed_token_setting_is_a_sentence_without_the_secret(text: str) -> None:
+    with pytest.raises(ValueError, match="entry 1") as refused:
+        parse_service_tokens(text)
+    assert "secretsecret" not in str(refused.value)
+
+
+def test_an_admin_may_not_register_and_a_service_only_its_own() -> None:
+    admin = Principal(Kind.ADMIN, name="alice")
+    service = Principal(Kind.SERVICE, name="t1", service="email-service", scopes=frozenset(Scope))
+    require(service, Action.REGISTER, service="email-service")
+    for principal, name in ((admin, "email-service"), (service, "kpi-service")):
+        with pytest.raises(Forbidden, match="registration needs a service token"):
+            require(principal, Action.REGISTER, service=name)
+
+
+def test_a_user_learns_nothing_of_another_tenant() -> None:
+    user = Principal(Kind.USER, name="u", tenant="acme")
+    require(user, Action.SET_SCHEDULE, tenant="acme")
+    for tenant in ("globex", "-"):
+        with pytest.raises(NotFound):
+            require(user, Action.SET_SCHEDULE, tenant=tenant)
+    with pytest.raises(Unauthenticated):
+        require(ANONYMOUS, Action.READ)
