@@ -65,11 +65,19 @@ def compose(run: str, attempt: int, recipient: Recipient, subject: str, text: st
 def _send(server: smtplib.SMTP, message: EmailMessage) -> str | None:
     try:
         server.send_message(message)
-    except smtplib.SMTPRecipientsRefused as refused:
-        return "; ".join(f"{code} {text.decode(errors='replace')}" for code, text in refused.recipients.values())
-    except (smtplib.SMTPDataError, smtplib.SMTPSenderRefused) as refused:
-        return f"{refused.smtp_code} {refused.smtp_error!r}"
+    except (smtplib.SMTPRecipientsRefused, smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as refused:
+        if server.sock is None:  # 421: it refused, and hung up
+            raise
+        return _why(refused)
     return None
+
+
+def _why(refused: smtplib.SMTPException) -> str:
+    if isinstance(refused, smtplib.SMTPRecipientsRefused):
+        [(code, text)] = refused.recipients.values()
+    else:
+        code, text = refused.args[:2]
+    return f"{code} {text.decode(errors='replace')}"
 
 
 @contextmanager

@@ -99,9 +99,7 @@ class JobOverrides:
 
 NO_OVERRIDES = JobOverrides()
 OVERRIDE_PATHS = tuple(paths_of(JobOverrides))
-DEFAULT_TIMING = TimingSpec(
-    gap=GapPolicy.SHIFT, repeat=RepeatPolicy.FIRST, phase=timedelta(), jitter=timedelta()
-)
+DEFAULT_TIMING = TimingSpec(gap=GapPolicy.SHIFT, repeat=RepeatPolicy.FIRST, phase=timedelta(), jitter=timedelta())
 DEFAULT_POLICIES = Policies(
     overlap=Overlap.SKIP,
     attempt_timeout=timedelta(hours=1),

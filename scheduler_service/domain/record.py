@@ -48,15 +48,6 @@ class Progress:
     message: str
     updated_at: datetime
 
-    def to_document(self) -> dict[str, Any]:
-        """As the column `progress` holds it."""
-        return {
-            "done": self.done,
-            "total": self.total,
-            "message": self.message,
-            "updated_at": self.updated_at.isoformat(),
-        }
-
     @classmethod
     def from_document(cls, document: Document | None) -> Progress | None:
         if document is None:

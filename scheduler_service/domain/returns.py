@@ -23,7 +23,8 @@ RUN_TIMEOUT = RunError("RUN_TIMEOUT", "the run took longer than its timeout, wit
 
 @dataclass(frozen=True, slots=True)
 class HeldRun:
-    """A live run, as it stands under a lock. `session_id` and `claim_id` are None while nobody holds it; `unstarted_returns` counts how often a lost session returned it before it started."""
+    """A live run, as it stands under a lock. `session_id` and `claim_id` are None while nobody holds it.
+    `unstarted_returns` counts how often a lost session returned it before it started."""
 
     run_id: UUID
     session_id: UUID | None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
+
+from scheduler_service.domain.errors import InvalidInput, Violation
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -58,6 +61,22 @@ def new_run_id(now: datetime) -> UUID:
 def id_floor(instant: datetime) -> UUID:
     """The smallest id of an instant, for ranges of ids that mean ranges of time."""
     return UUID(int=((instant - EPOCH) // _MILLISECOND) << 80)
+
+
+def run_name(run_id: UUID) -> str:
+    """The resource name: `runs/{run}`."""
+    return f"runs/{run_id}"
+
+
+def parse_run_name(name: str, field: str = "name") -> UUID:
+    """Reads `runs/{run}`. Refuses anything else with InvalidInput for the field."""
+    kind, _, text = name.partition("/")
+    with suppress(ValueError):
+        run_id = UUID(text)
+        if kind == "runs" and str(run_id) == text.lower():
+            return run_id
+    shown = ascii(name if len(name) <= 80 else f"{name[:77]}...")
+    raise InvalidInput(Violation(field, f"{shown} is not of the form runs/{{run}}, where the run's id is a UUID"))
 
 
 def _uuid(instant: datetime, *, version: int, high: int, low: int) -> UUID:

@@ -93,9 +93,7 @@ def decide_all(standing: Standing, now: datetime, oldest: datetime) -> Decision:
     if standing.halted or (decision.next_run_at is not None and decision.next_run_at <= now):
         return decision
     timing = _timing(standing)
-    waiting = [
-        _owed(standing, timing, Due(each, late=False)) for each in occurrences(timing, decision.settled_to, now)
-    ]
+    waiting = [_owed(standing, timing, Due(each, late=False)) for each in occurrences(timing, decision.settled_to, now)]
     if not waiting:
         return decision
     reached = waiting[-1].occurrence.instant

@@ -20,7 +20,8 @@ Connection = psycopg.AsyncConnection[TupleRow]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim took. `emptied`: nothing was left for these routes but what others have locked."""
+    """What one claim took; `claim_id` is 0 if nothing. `emptied`: nothing was left for these routes but what others
+    have locked."""
 
     claim_id: int
     runs: Sequence[ClaimedRun]
@@ -63,24 +64,26 @@ claimed as (
 select c.claim_id, c.run_id, c.attempt, c.max_attempts, j.service, j.job, c.tenant_id, j.endpoint, c.payload::text,
   extract(epoch from c.attempt_timeout)::float8, extract(epoch from c.cancel_grace)::float8,
   c.scheduled_for, c.trigger::text, c.labels, (select count(*) from picked)
-from claimed c join carillon.jobs j using (job_id)"""
+from held left join (claimed c join carillon.jobs j using (job_id)) on true"""
 
 
 async def claim(
     connection: Connection, session_id: UUID, routes: Collection[str], limit: int, now: datetime | None = None
 ) -> Claim | None:
     """Hands up to `limit` due runs of these routes to a session, the longest due first within a route, and the routes
-    in their order. None if there is nothing to hand over, or the session has gone."""
+    in their order. None if the session has gone."""
     parameters = {"session": session_id, "routes": arrays.texts(routes), "limit": limit, "now": now}
     rows = await (await connection.execute(_CLAIM, parameters, binary=True)).fetchall()
     if not rows:
         return None
+    if rows[0][0] is None:
+        return Claim(0, (), emptied=True)
     picked: int = rows[0][14]
     return Claim(rows[0][0], [_claimed_run(row) for row in rows], emptied=len(rows) == picked < limit)
 
 
 def _claimed_run(row: tuple[Any, ...]) -> ClaimedRun:
-    return ClaimedRun(*row[1:12], trigger=TriggerSource(row[12]), labels=row[13])
+    return ClaimedRun(*(*row[1:12], TriggerSource(row[12]), row[13]))
 
 
 _SECONDS_TO_NEXT: LiteralString = """
@@ -95,9 +98,7 @@ cross join lateral (
 ) waiting"""
 
 
-async def seconds_to_next(
-    connection: Connection, routes: Collection[str], now: datetime | None = None
-) -> float | None:
+async def seconds_to_next(connection: Connection, routes: Collection[str], now: datetime | None = None) -> float | None:
     """How long until a run of these routes that waits for its time (jitter, a retry's delay) may be claimed; None if
     none waits."""
     parameters = {"routes": arrays.texts(routes), "now": now}

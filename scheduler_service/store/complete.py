@@ -6,7 +6,8 @@ lost session deletes that row first. Arrays are in order of run ids, the order i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
@@ -14,10 +15,16 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import TupleRow
-from psycopg.types.json import Jsonb
 
 from scheduler_service.domain.attempt import AttemptRef, Result
+from scheduler_service.domain.record import RunError
 from scheduler_service.store import arrays
+
+_UNNAMED = {
+    "FAILED": RunError("HANDLER_ERROR", "the attempt failed without saying why"),
+    "CANCELLED": RunError("CANCELLED", "the worker stopped the attempt"),
+    "RETURNED": RunError("CANCELLED", "the run was cancelled before it started"),
+}
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -31,29 +38,196 @@ held as materialized (
 
 _RESULTS: LiteralString = """
 unnest(%(run_ids)s::uuid[], %(attempts)s::int[], %(claim_ids)s::bigint[], %(of_sessions)s::uuid[],
-       %(durations)s::float8[], %(errors)s::text[], %(digests)s::text[])
-  as r(run_id, attempt, claim_id, session_id, seconds, error, digest)"""
+       %(completed)s::boolean[], %(durations)s::float8[], %(delays)s::interval[], %(errors)s::text[],
+       %(processed)s::bigint[], %(succeeded)s::bigint[], %(failed)s::bigint[],
+       %(metrics)s::text[], %(metadata)s::text[], %(digests)s::text[])
+  as r(run_id, attempt, claim_id, session_id, completed, seconds, delay, error,
+       processed, succeeded, failed, metrics, metadata, digest)"""
 
 # `is not distinct from` keeps the planner off the index on sessions, which it would walk once for each run.
 _IS_THAT_ATTEMPT: LiteralString = """
 l.run_id = r.run_id and l.attempt = r.attempt and l.claim_id = r.claim_id
   and l.session_id is not distinct from r.session_id"""
 
-_STARTED: LiteralString = """
-case when l.started_at is not null then l.started_at
-     when r.seconds is not null then greatest(l.claimed_at, t.now - make_interval(secs => r.seconds)) end"""
+_DURATION: LiteralString = "make_interval(secs => r.seconds)"
+
+# A worker's clock runs at its own rate: no attempt starts before it was handed over.
+_STARTED_AT: LiteralString = f"""
+coalesce(l.started_at, greatest(l.claimed_at, {_NOW} - {_DURATION}))"""
 
 _END: LiteralString = f"""
 with {_HELD},
 ended as (
   delete from carillon.live_runs l
-  using {_RESULTS.replace("%(digests)s::text[])", "%(digests)s::text[], %(completed)s::boolean[],"
-      " %(processed)s::bigint[], %(succeeded)s::bigint[], %(failed)s::bigint[], %(metrics)s::text[],"
-      " %(metadata)s::text[])").replace("error, digest)", "error, digest, completed, processed, succeeded, failed,"
-      " metrics, metadata)")}
-  join held h on h.session_id = r.session_id
+  using {_RESULTS} join held h on h.session_id = r.session_id
   where {_IS_THAT_ATTEMPT}
-  returning l.*, h.worker, r.seconds, r.error, r.digest, r.completed, r.processed, r.succeeded, r.failed, r.metrics,
-    r.metadata
+  returning l.*, h.worker, greatest(l.created_at, {_NOW}) as finished_at,
+    case when l.started_at is not null or r.seconds is not null then {_STARTED_AT} end as begun_at,
+    {_DURATION} as duration,
+    r.completed, r.error, r.processed, r.succeeded, r.failed, r.metrics, r.metadata, r.digest
 )
-select 1"""
+insert into carillon.runs (run_id, schedule_id, revision, job_id, tenant_id, state, trigger,
+  scheduled_for, scheduled_local, fold, time_zone, tzdata, run_after, created_at, started_at, finished_at, duration,
+  triggered_by, origin, labels, payload, attempt, max_attempts, worker,
+  items_processed, items_succeeded, items_failed, metrics, metadata, error,
+  cancel_requested_at, claim_id, result_digest)
+select run_id, schedule_id, revision, job_id, tenant_id,
+  case when completed then 'COMPLETED' when cancel_requested_at is not null then 'CANCELLED'
+       else 'FAILED' end::carillon.outcome, trigger,
+  scheduled_for, scheduled_local, fold, time_zone, tzdata, run_after, created_at, begun_at, finished_at,
+  coalesce(duration, finished_at - begun_at),
+  triggered_by, origin, labels, payload, attempt, max_attempts, worker,
+  coalesce(processed, 0), coalesce(succeeded, 0), coalesce(failed, 0),
+  coalesce(metrics::jsonb, '{{}}'), coalesce(metadata::jsonb, '{{}}'),
+  case when not completed then error::jsonb end,
+  cancel_requested_at, claim_id, decode(digest, 'hex')
+from ended
+returning run_id, attempt, claim_id"""
+
+_LOCK: LiteralString = f"""
+with {_HELD}
+select l.run_id, l.attempt, l.claim_id, l.max_attempts, l.retry_delay, l.cancel_requested_at is not null
+from {_RESULTS} join held h on h.session_id = r.session_id join carillon.live_runs l on {_IS_THAT_ATTEMPT}
+for update of l"""
+
+# The attempt is recorded from the row as it was: the statement's snapshot, of rows that are locked already.
+_RETRY: LiteralString = f"""
+with recorded as (
+  insert into carillon.attempts (run_id, attempt, job_id, tenant_id, started_at, finished_at, duration, worker, error,
+    claim_id, result_digest)
+  select l.run_id, l.attempt, l.job_id, l.tenant_id,
+    case when l.started_at is not null or r.seconds is not null then {_STARTED_AT} end, {_NOW},
+    coalesce({_DURATION}, {_NOW} - l.started_at), h.worker, r.error::jsonb, l.claim_id, decode(r.digest, 'hex')
+  from {_RESULTS} join carillon.live_runs l on {_IS_THAT_ATTEMPT}
+  join carillon.sessions h on h.session_id = l.session_id
+)
+update carillon.live_runs l set
+  attempt = l.attempt + 1, run_after = {_NOW} + r.delay, last_error = r.error::jsonb,
+  session_id = null, claim_id = null, claimed_at = null, deadline = null, started_at = null, progress = null,
+  first_started_at = coalesce(l.first_started_at, {_STARTED_AT}),
+  run_deadline = coalesce(l.run_deadline, {_STARTED_AT} + l.run_timeout),
+  alone = false, unstarted_returns = 0
+from {_RESULTS}
+where {_IS_THAT_ATTEMPT}
+returning r.run_id, r.attempt, r.claim_id"""
+
+_FREE: LiteralString = f"""
+update carillon.live_runs l set
+  session_id = null, claim_id = null, claimed_at = null, deadline = null, started_at = null, progress = null
+from {_RESULTS}
+where {_IS_THAT_ATTEMPT}
+returning r.run_id, r.attempt, r.claim_id"""
+
+_REMOVE_RECORDED: LiteralString = """
+delete from carillon.live_runs l using carillon.runs r
+where l.run_id = %(run_id)s and r.run_id = %(run_id)s
+returning l.run_id"""
+
+# Joined, not `= any(...)`: that would probe every partition.
+_LOOK_UP: LiteralString = """
+select e.state::text,
+  coalesce(e.attempt = r.attempt and e.claim_id = r.claim_id and e.result_digest = decode(r.digest, 'hex')
+           or a.claim_id = r.claim_id and a.result_digest = decode(r.digest, 'hex'), false),
+  e.run_id is not null or a.run_id is not null or l.run_id is not null
+from unnest(%(run_ids)s::uuid[], %(attempts)s::int[], %(claim_ids)s::bigint[], %(digests)s::text[])
+  with ordinality as r(run_id, attempt, claim_id, digest, place)
+left join carillon.runs e on e.run_id = r.run_id
+left join carillon.attempts a on a.run_id = r.run_id and a.attempt = r.attempt
+left join carillon.live_runs l on l.run_id = r.run_id
+order by r.place"""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A locked live attempt: what decides on another one needs."""
+
+    max_attempts: int
+    retry_delay: timedelta
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the database knows of a result that matched no live attempt. `state` is the outcome of its run, if that has
+    ended; `identical`: this very result is recorded."""
+
+    state: str | None
+    identical: bool
+    run_exists: bool
+
+
+async def end_runs(
+    connection: Connection,
+    results: Sequence[Result],
+    now: datetime | None = None,
+    digests: Sequence[str] | None = None,
+) -> set[AttemptRef]:
+    """Ends runs: COMPLETED, or CANCELLED where that was asked for, or FAILED. Answers which; the others were not in
+    that attempt's hands. `digests` are those of the results as they were sent, where these stand in for others."""
+    more = {"digests": arrays.plain(digests)} if digests else {}
+    return await _changed(connection, _END, results, now, **more)
+
+
+async def lock_attempts(connection: Connection, results: Sequence[Result]) -> dict[AttemptRef, Held]:
+    """Locks sessions and live runs, so that what follows can be decided from them."""
+    cursor = await connection.execute(_LOCK, _parameters(results, None), binary=True)
+    return {AttemptRef(*row[:3]): Held(*row[3:]) for row in await cursor.fetchall()}
+
+
+async def retry_runs(
+    connection: Connection, results: Sequence[Result], delays: Sequence[timedelta], now: datetime | None = None
+) -> set[AttemptRef]:
+    """Records failed attempts of locked runs, and has the runs tried again after these delays."""
+    seconds = (f"{delay.total_seconds():f}s" for delay in delays)
+    return await _changed(connection, _RETRY, results, now, delays=arrays.plain(seconds))
+
+
+async def free_runs(connection: Connection, results: Sequence[Result]) -> set[AttemptRef]:
+    """Takes back locked runs that were never started: the attempt is not charged."""
+    return await _changed(connection, _FREE, results, None)
+
+
+async def remove_recorded(connection: Connection, run_id: UUID) -> bool:
+    """Removes a live run of which there is a record already. Answers whether it was so."""
+    return (await connection.execute(_REMOVE_RECORDED, {"run_id": run_id})).rowcount > 0
+
+
+async def look_up(connection: Connection, results: Sequence[Result]) -> list[Known]:
+    """What is known of results that matched no live attempt, in their order."""
+    cursor = await connection.execute(_LOOK_UP, _parameters(results, None), binary=True)
+    return [Known(*row) for row in await cursor.fetchall()]
+
+
+async def _changed(
+    connection: Connection, query: LiteralString, results: Sequence[Result], now: datetime | None, **more: str
+) -> set[AttemptRef]:
+    cursor = await connection.execute(query, _parameters(results, now) | more, binary=True)
+    return {AttemptRef(*row) for row in await cursor.fetchall()}
+
+
+def _parameters(results: Sequence[Result], now: datetime | None) -> dict[str, Any]:
+    return {
+        "now": now,
+        "sessions": arrays.plain({each.session_id for each in results}),
+        "run_ids": arrays.plain(each.ref.run_id for each in results),
+        "attempts": arrays.plain(each.ref.attempt for each in results),
+        "claim_ids": arrays.plain(each.ref.claim_id for each in results),
+        "of_sessions": arrays.plain(each.session_id for each in results),
+        "completed": arrays.plain(each.outcome == "COMPLETED" for each in results),
+        "durations": arrays.plain(each.duration for each in results),
+        "delays": "{}",
+        "errors": arrays.texts(_error(each) for each in results),
+        "processed": arrays.plain(each.items and each.items.processed for each in results),
+        "succeeded": arrays.plain(each.items and each.items.succeeded for each in results),
+        "failed": arrays.plain(each.items and each.items.failed for each in results),
+        "metrics": arrays.texts(each.metrics or None for each in results),
+        "metadata": arrays.texts(each.metadata or None for each in results),
+        "digests": arrays.plain(each.digest() for each in results),
+    }
+
+
+def _error(result: Result) -> str | None:
+    if result.outcome == "COMPLETED":
+        return None
+    error = result.error or _UNNAMED[result.outcome]
+    return json.dumps(error.to_document())

@@ -15,11 +15,6 @@ def read_document(text: str) -> Any:
     return json.loads(text, parse_int=_integer, parse_float=_number)
 
 
-def write_document(document: Any) -> str:
-    """The compact text of a document, in which NaN and infinity have no place (ValueError)."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
 def _integer(text: str) -> int | str:
     return int(text) if len(text) <= _MAX_DIGITS else text
 

@@ -98,7 +98,7 @@ where cancel_requested_at is not null and session_id = any(%s)
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class HeldClaims:
     """What a session said that it holds, and the instant before which a claim must have been made to count as lost
     if it is not among these."""
 
@@ -122,14 +122,14 @@ async def held_by(connection: Connection, session_ids: Sequence[UUID]) -> list[H
     return await _locked(connection, _OF_SESSIONS, session_ids=list(session_ids))
 
 
-async def held_unknown_to_their_sessions(connection: Connection, beats: Sequence[Beat]) -> list[HeldRun]:
+async def held_unknown_to_their_sessions(connection: Connection, lists: Sequence[HeldClaims]) -> list[HeldRun]:
     """Runs whose session does not list their claim."""
     return await _locked(
         connection,
         _NOT_LISTED,
-        session_ids=[beat.session_id for beat in beats],
-        before=[beat.before for beat in beats],
-        claims=[claim for beat in beats for claim in beat.claims],
+        session_ids=[one.session_id for one in lists],
+        before=[one.before for one in lists],
+        claims=[claim for one in lists for claim in one.claims],
     )
 
 

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from scheduler_service.domain.fields import compact_json
 from scheduler_service.domain.record import Run
 from scheduler_service.domain.run import EPOCH, RunState, id_floor
 from scheduler_service.domain.run_filter import RunFilter
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.documents import write_document
 from scheduler_service.store.run_rows import (
     ENDED_COLUMNS,
     LIVE_COLUMNS,
@@ -137,7 +137,7 @@ def _conditions(wanted: RunFilter, before: UUID | None) -> tuple[list[str], dict
         values["tenant"] = wanted.tenant
     if wanted.labels:
         conditions += ["r.labels @> cast(:labels as jsonb)", "r.labels <> '{}'"]
-        values["labels"] = write_document(dict(wanted.labels))
+        values["labels"] = compact_json(dict(wanted.labels))
     if wanted.triggers:
         conditions.append("r.trigger = any(cast(:triggers as carillon.trigger_source[]))")
         values["triggers"] = sorted(wanted.triggers)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import TupleRow
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scheduler_service.store.arrays import plain
 
@@ -132,6 +133,13 @@ async def end_expired_sessions(connection: Connection, *, now: datetime | None =
     Answers their workers' names. What they held is for the transaction's next statement to decide: this one's
     snapshot is older than its locks."""
     return dict(await (await connection.execute(_END_EXPIRED, {"now": now})).fetchall())
+
+
+async def driver_connection(pooled: AsyncConnection) -> Connection:
+    """The driver's own connection underneath a pooled one, in the same transaction."""
+    connection = (await pooled.get_raw_connection()).driver_connection
+    assert isinstance(connection, psycopg.AsyncConnection)
+    return connection
 
 
 async def database_now(connection: Connection) -> datetime:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
 
 from scheduler_service.domain.attempt import ClaimedRun
 from scheduler_service.domain.overlap import SKIPPED
@@ -89,15 +90,13 @@ async def take_due(
 
 async def lock_armed(connection: Connection, schedule_ids: Sequence[int], now: datetime) -> list[DueSchedule]:
     """Locks those of these schedules that are armed, waiting for whoever holds them."""
-    cursor = await connection.execute(
-        _LOCK, {"schedule_ids": arrays.plain(schedule_ids), "now": now}, binary=True
-    )
+    cursor = await connection.execute(_LOCK, {"schedule_ids": arrays.plain(schedule_ids), "now": now}, binary=True)
     return [_due_schedule(row) for row in await cursor.fetchall()]
 
 
 def _due_schedule(row: tuple[Any, ...]) -> DueSchedule:
     return DueSchedule(
-        standing=Standing(*row[1:11], catch_up=CatchUp(row[11].lower()), window=row[12]),
+        standing=Standing(*(*row[1:11], CatchUp(row[11].lower()), row[12])),
         settled_from=row[8],
         tenant=row[13],
         service=row[14],
@@ -221,9 +220,7 @@ async def settle(connection: Connection, settled: Sequence[Settled], now: dateti
     skipped = 0
     if len(rows) < len(runs):
         live = {row[0] for row in rows}
-        skipped = await _record_skipped(
-            connection, parameters, [each for each in runs if each.run.run_id not in live]
-        )
+        skipped = await _record_skipped(connection, parameters, [each for each in runs if each.run.run_id not in live])
     return Made(len(rows), skipped, _by_claim(rows, runs) if seats else {})
 
 
@@ -238,7 +235,7 @@ class _Placed:
 
 
 async def _record_skipped(connection: Connection, parameters: dict[str, Any], runs: Sequence[_Placed]) -> int:
-    parameters = parameters | _run_parameters(runs) | {"error": psycopg.types.json.Jsonb(SKIPPED.to_document())}
+    parameters = parameters | _run_parameters(runs) | {"error": Jsonb(SKIPPED.to_document())}
     return (await connection.execute(_RECORD_SKIPPED, parameters)).rowcount
 
 

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from scheduler_service.domain.access import Principal
 from scheduler_service.domain.record import Run, RunError
-from scheduler_service.domain.run import RunState, TriggerSource, id_floor, new_run_id
+from scheduler_service.domain.run import RunState, TriggerSource, id_floor
 from scheduler_service.domain.run_filter import RunFilter
 from scheduler_service.store import runs as store
 from scheduler_service.store.database import Database
@@ -93,7 +94,7 @@ async def test_a_scheduled_run_names_its_schedule(
 ) -> None:
     schedule_id = builders.make_schedule(admin, job, "morning", "brand-a", time_zone="Asia/Kolkata")
     local = datetime(2026, 3, 1, 9)  # noqa: DTZ001 - a local time has no zone in itself
-    columns = {"schedule_id": schedule_id, "revision": 4, "scheduled_local": local, "time_zone": "Asia/Kolkata"}
+    columns: dict[str, Any] = {"schedule_id": schedule_id, "revision": 4, "scheduled_local": local, "time_zone": "Asia/Kolkata"}
     run = await get(database, builders.make_live_run(admin, job, tenant="brand-a", trigger="SCHEDULE", **columns))
     assert run is not None
     assert (run.schedule, run.revision, run.tenant, run.scheduled_local, run.time_zone, run.trigger) == (
@@ -222,11 +223,14 @@ async def test_jobs_of_a_service_are_those_that_the_caller_sees(
 async def test_one_look_at_a_run_touches_one_partition(
     database: Database, admin: psycopg.Connection[Any], job: MadeJob
 ) -> None:
-    plan = admin.execute(
-        "explain (costs off) select * from carillon.runs r where r.run_id = %s", [new_run_id(START)]
-    ).fetchall()
-    scans = [line for (line,) in plan if "Scan" in line]
-    assert len(scans) == 1
+    run_id = builders.make_ended_run(admin, job)
+    touched = text(
+        "select distinct c.relname from pg_locks l join pg_class c on c.oid = l.relation"
+        " where l.pid = pg_backend_pid() and c.relname ~ '^runs_[0-9]{4}_[0-9]{2}$'"
+    )
+    async with database.acting_for(ADMIN) as tx:
+        assert await store.get_run(tx, run_id) is not None
+        assert list((await tx.connection.execute(touched)).scalars()) == [f"runs_{datetime.now(UTC):%Y_%m}"]
 
 
 async def test_a_number_beyond_every_double_spoils_nothing(

@@ -79,8 +79,7 @@ def settle(
     """
     missed, resume_at = _missed(timing, settled_to, now, catch_up, window)
     due = tuple(
-        Due(occurrence, late=now - occurrence.instant >= ON_TIME)
-        for occurrence in _due(timing, resume_at, now, limit)
+        Due(occurrence, late=now - occurrence.instant >= ON_TIME) for occurrence in _due(timing, resume_at, now, limit)
     )
     dealt_with = [settled_to, *(gap.last for gap in missed), *(each.occurrence.instant for each in due)]
     reached = max(dealt_with)

@@ -195,9 +195,7 @@ def _read_name(kind: Kind, text: str) -> int:
     if not text:
         kind.refuse("a number is missing", f"write a range such as {kind.low + 1}-{kind.low + 3} instead")
     names = f", or one of {' '.join(kind.names)}," if kind.names else ""
-    return kind.refuse(
-        f"{text} is not a number", f"write a number from {kind.low} to {kind.high}{names} instead"
-    )
+    return kind.refuse(f"{text} is not a number", f"write a number from {kind.low} to {kind.high}{names} instead")
 
 
 def _top(kind: Kind) -> int:

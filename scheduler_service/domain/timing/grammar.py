@@ -57,9 +57,7 @@ def _refuse_unreadable(expression: str) -> None:
         )
     odd = re.search(r"[^ \t!-~]", expression)
     if odd:
-        raise TimingError(
-            "expression", f"it contains {odd[0]!a}", "write ASCII letters, digits and blanks only"
-        )
+        raise TimingError("expression", f"it contains {odd[0]!a}", "write ASCII letters, digits and blanks only")
     if not expression.strip():
         raise TimingError("expression", "it is empty", "write five fields such as 0 9 * * 1, or @every 90s")
 
@@ -76,9 +74,7 @@ def _read_shortcut(expression: str, words: list[str]) -> Cron | Every:
         )
     if name not in _SHORTCUTS or len(words) > 1:
         near = difflib.get_close_matches(name, _SHORTCUTS, n=1) or ["@daily"]
-        raise TimingError(
-            "expression", f"{' '.join(words)} is not known", f"write {near[0]}, or five fields, instead"
-        )
+        raise TimingError("expression", f"{' '.join(words)} is not known", f"write {near[0]}, or five fields, instead")
     return _read_cron(expression, _SHORTCUTS[name].split())
 
 
@@ -141,9 +137,7 @@ def _wrong_number_of_fields(number: int) -> TimingError:
 def _never_comes(cron: Cron, words: list[str]) -> TimingError:
     longest = max(monthrange(2000, month)[1] for month in cron.months)
     reachable = cron.last_day or any(day <= longest for day in cron.days)
-    problem = (
-        "no month has these days on these weekdays" if reachable else "none of these months has that day"
-    )
+    problem = "no month has these days on these weekdays" if reachable else "none of these months has that day"
     return TimingError(
         "day of week" if reachable else "day of month",
         f"the date of {' '.join(words)} never comes: {problem}",

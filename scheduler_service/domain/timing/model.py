@@ -95,7 +95,5 @@ def _check_phase(rule: Cron | Every, phase: timedelta) -> None:
 
 
 @lru_cache(maxsize=32_768)
-def _timing(
-    expression: str, time_zone: str, gap: GapPolicy, repeat: RepeatPolicy, phase: timedelta
-) -> Timing:
+def _timing(expression: str, time_zone: str, gap: GapPolicy, repeat: RepeatPolicy, phase: timedelta) -> Timing:
     return Timing(parse(expression), time_zone, gap, repeat, phase)

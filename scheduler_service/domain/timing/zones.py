@@ -70,9 +70,7 @@ def stretches(name: str, start: datetime, end: datetime) -> Iterator[Stretch]:
     begin, limit = start - _LONGEST_SHIFT, end + _LONGEST_SHIFT
     offset = _offset(zone(name), begin)
     reached = begin + offset
-    for instant, new_offset in chain.from_iterable(
-        _turns(name, year) for year in range(begin.year, limit.year + 1)
-    ):
+    for instant, new_offset in chain.from_iterable(_turns(name, year) for year in range(begin.year, limit.year + 1)):
         if begin < instant < limit:
             if instant > start:
                 yield Stretch(begin, instant, offset, reached)

@@ -127,6 +127,13 @@ def test_each_occurrence_on_time_is_due_even_when_many_are() -> None:
     assert due_at(found) == [(NOON - seconds * SECOND, False) for seconds in range(29, -1, -1)]
 
 
+def test_latest_passes_over_what_is_late_but_never_what_is_on_time() -> None:
+    every_second = Timing.of("@every 1s")
+    found = settle(every_second, NOON - 100 * SECOND, NOON, catch_up=CatchUp.LATEST)
+    assert due_at(found) == [(NOON - seconds * SECOND, False) for seconds in range(59, -1, -1)]
+    assert found.missed == (Missed(NOON - 99 * SECOND, NOON - 60 * SECOND, 40, "catch_up_latest"),)
+
+
 def test_a_year_of_outage_is_one_row_with_a_count() -> None:
     every_minute = Timing.of("* * * * *", "Europe/Berlin")
     start = NOON - timedelta(days=365)

@@ -241,6 +241,14 @@ def test_a_repeated_time_can_fire_at_both() -> None:
     ]
 
 
+def test_a_stretch_that_ends_before_the_gap_owes_nothing_of_it() -> None:
+    timing = Timing.of("30 2 * * *", NEW_YORK)
+    after, until = "2026-03-07T12:00-05:00", "2026-03-08T01:59-05:00"
+    assert between(timing, after, until) == []
+    assert count(timing, at(after), at(until)) == 0
+    assert latest_occurrence(timing, at(after), at(until)) is None
+
+
 def test_starting_within_a_gap_or_a_repeat_changes_nothing() -> None:
     spring = Timing.of("30 2 * * *", NEW_YORK)
     assert between(spring, "2026-03-08T03:00-04:00", "2026-03-08T12:00-04:00") == []

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from scheduler_service.domain.timing import Timing, describe
+from scheduler_service.domain.timing import Timing, describe, words
 
 SENTENCES = [
     ("0 9 * * 1", "At 09:00 on Monday"),
@@ -75,3 +75,11 @@ def test_the_zone_is_named_as_people_name_it(time_zone: str, place: str) -> None
 )
 def test_an_interval_reads_in_its_largest_unit(expression: str, phase: int, sentence: str) -> None:
     assert describe(Timing.of(expression, "Asia/Tokyo", phase=timedelta(seconds=phase))) == sentence
+
+
+def test_without_words_the_expression_speaks_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(words, "ExpressionDescriptor", fail)
+    assert describe(Timing.of("59 4 3 * *", "Asia/Tokyo")) == "On the schedule 59 4 3 * *, Tokyo time"

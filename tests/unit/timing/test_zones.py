@@ -64,6 +64,12 @@ def test_stretches_change_exactly_where_the_tables_say(name: str) -> None:
     assert [change for change in changes if 0 <= change[0] <= last] == listed
 
 
+def test_a_stretch_ends_with_the_year_so_that_later_years_are_not_worked_out() -> None:
+    found = list(stretches("UTC", datetime(2026, 5, 1), datetime(2199, 12, 31)))
+    assert found[0].end == datetime(2026, 12, 31, 23, 59, 59)
+    assert all(each.end - each.start <= timedelta(days=366) for each in found)
+
+
 def test_a_stretch_knows_how_far_the_clock_had_been() -> None:
     autumn = datetime(2026, 11, 1, 6)
     before, after = stretches("America/New_York", autumn - timedelta(hours=1), autumn + timedelta(hours=1))

@@ -39,10 +39,10 @@ A_RUN = Assignment(
 class NoReports:
     """An endpoint reports nothing while it works, so nothing may arrive here."""
 
-    def progressed(self, run: Run) -> None:
+    def progressed(self) -> None:
         raise AssertionError("an HTTP run reported progress")
 
-    def item_done(self, run: Run, key: str, error: str | None) -> None:
+    def item_done(self, key: str, error: str | None) -> None:
         raise AssertionError("an HTTP run reported an item")
 
 

@@ -1,0 +1,204 @@
+"""What a service says of a job, checked where it is written, as the `JobSpec` that is registered."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from carillon.structs import Seconds, to_duration, to_struct
+from carillon.v1 import job_pb2
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Overlap = Literal["skip", "allow_all"]
+Gap = Literal["shift", "skip"]
+Repeat = Literal["first", "both"]
+
+_DAY = 86_400.0
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_LABEL = re.compile(r"[a-zA-Z0-9._/-]{1,63}")
+_CONFIG_BYTES = 256 * 1024
+
+_OVERLAPS = {"skip": job_pb2.OVERLAP_SKIP, "allow_all": job_pb2.OVERLAP_ALLOW_ALL}
+_GAPS = {"shift": job_pb2.GAP_POLICY_SHIFT, "skip": job_pb2.GAP_POLICY_SKIP}
+_REPEATS = {"first": job_pb2.REPEAT_POLICY_FIRST, "both": job_pb2.REPEAT_POLICY_BOTH}
+
+
+class TimingOptions(TypedDict, total=False):
+    """When a job or schedule is owed."""
+
+    # Five fields, `@daily` and the like, or `@every 90s`. Left out: only by hand, or for tenants.
+    cron: str
+    # An IANA name such as `Europe/Berlin`. Default: the deployment's, else `UTC`.
+    time_zone: str
+    # A fixed time that the clocks skip: at the first valid instant after it (the default), or not at all.
+    gap: Gap
+    # A fixed time that comes twice: at the first (the default), or at both.
+    repeat: Repeat
+    # For `@every`: the offset of its instants from the Unix epoch. Default: 0.
+    phase: Seconds
+    # Runs are put off by a fixed part of this, different for each schedule. At most 1 h. Default: 0.
+    jitter: Seconds
+
+
+class PolicyOptions(TimingOptions, total=False):
+    """How the runs of a job behave."""
+
+    # How long one attempt may take: 1 s to 7 days. Default: 1 h.
+    timeout: Seconds
+    # How long a run may take with all attempts and waits: 1 s to 30 days. Default: 24 h.
+    run_timeout: Seconds
+    # Attempts beyond the first, 0 to 99. Default: 2.
+    retries: int
+    # The wait after a failed attempt, 0 s to 7 days. Default: 10 minutes.
+    retry_delay: Seconds
+    # An occurrence that is due while an earlier run of its schedule is live: skip it (the default), or run both.
+    overlap: Overlap
+    # How long a run that was asked to stop may take to do so: 0 to 1 h. Default: 30 s.
+    cancel_grace: Seconds
+    # What the target receives: a JSON object of at most 256 KiB. Schedules and triggers put theirs over it.
+    config: Mapping[str, object]
+
+
+class JobOptions(PolicyOptions, total=False):
+    """All that `Jobs.endpoint` and `Jobs.handler` take."""
+
+    # A name for people. Default: the job's id.
+    display_name: str
+    # What it does, for people.
+    description: str
+    # Labels of each of its runs, for filters and reports. At most 32.
+    labels: Mapping[str, str]
+    # Whether tenants may have schedules of their own. Default: False.
+    tenant_schedules: bool
+
+
+def check_name(kind: str, name: object) -> str:
+    """`name`, if it may be a service's or job's id. Raises ValueError or TypeError with a sentence."""
+    if not isinstance(name, str):
+        raise TypeError(f"a {kind}'s name must be a string, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a {kind}'s name: 1 to 63 characters of a-z, 0-9, '-', '_' and '.', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def job_spec(job: str, target: job_pb2.Target, **options: Unpack[JobOptions]) -> job_pb2.JobSpec:
+    """The declaration of one job. Raises ValueError or TypeError with a sentence that names the job and option."""
+    what = f"job {check_name('job', job)!r}"
+    _check_known(what, options, JobOptions)
+    spec = job_pb2.JobSpec(
+        job=job,
+        display_name=_text(what, "display_name", options.get("display_name", ""), 200),
+        description=_text(what, "description", options.get("description", ""), 2_000),
+        labels=labels(what, options.get("labels", {})),
+        target=target,
+        tenant_schedules=options.get("tenant_schedules", False),
+    )
+    set_timing(spec.timing, what, options)
+    set_policies(spec.policies, what, options)
+    if config := options.get("config"):
+        spec.config.CopyFrom(to_struct(config, f"{what}: config"))
+        if (size := spec.config.ByteSize()) > _CONFIG_BYTES:
+            raise ValueError(f"{what}: config has {size:,} bytes; at most {_CONFIG_BYTES:,} are allowed")
+    return spec
+
+
+def http_target(job: str, endpoint: str, base_url: str | None) -> job_pb2.Target:
+    """An HTTP target. Raises ValueError unless the endpoint is a URL, or a path and there is a base URL."""
+    if not endpoint.startswith(("http://", "https://", "/")) or len(endpoint) > 2_048:
+        raise ValueError(
+            f"job {job!r}: the endpoint must be an http:// or https:// URL or a path beginning with '/', of at most "
+            f"2,048 characters, not {endpoint[:100]!r}"
+        )
+    if endpoint.startswith("/") and not base_url:
+        raise ValueError(
+            f"job {job!r}: the endpoint {endpoint!r} is a path; say where the service is found: "
+            "Jobs(..., base_url='http://my-service:8080')"
+        )
+    return job_pb2.Target(http=job_pb2.HttpTarget(endpoint=endpoint))
+
+
+def set_timing(timing: job_pb2.Timing, what: str, options: TimingOptions) -> None:
+    """Sets what the options name."""
+    if "cron" in options:
+        timing.cron = _text(what, "cron", options["cron"], 256)
+    if "time_zone" in options:
+        timing.time_zone = _text(what, "time_zone", options["time_zone"], 64)
+    if "gap" in options:
+        timing.gap = _choice(what, "gap", options["gap"], _GAPS)
+    if "repeat" in options:
+        timing.repeat = _choice(what, "repeat", options["repeat"], _REPEATS)
+    if "phase" in options:
+        timing.phase.CopyFrom(to_duration(options["phase"], f"{what}: phase"))
+    if "jitter" in options:
+        timing.jitter.CopyFrom(_span(what, "jitter", options["jitter"], 0, 3_600))
+
+
+def set_policies(policies: job_pb2.Policies, what: str, options: PolicyOptions) -> None:
+    """Sets what the options name."""
+    if "overlap" in options:
+        policies.overlap = _choice(what, "overlap", options["overlap"], _OVERLAPS)
+    if "timeout" in options:
+        policies.attempt_timeout.CopyFrom(_span(what, "timeout", options["timeout"], 1, 7 * _DAY))
+    if "run_timeout" in options:
+        policies.run_timeout.CopyFrom(_span(what, "run_timeout", options["run_timeout"], 1, 30 * _DAY))
+    if "cancel_grace" in options:
+        policies.cancel_grace.CopyFrom(_span(what, "cancel_grace", options["cancel_grace"], 0, 3_600))
+    if "retry_delay" in options:
+        policies.retry.delay.CopyFrom(_span(what, "retry_delay", options["retry_delay"], 0, 7 * _DAY))
+    if "retries" in options:
+        retries: object = options["retries"]
+        if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 99:
+            raise ValueError(f"{what}: retries must be a whole number from 0 to 99, not {retries!r}")
+        policies.retry.max_attempts = retries + 1
+
+
+def labels(what: str, given: Mapping[str, str]) -> Mapping[str, str]:
+    """`given`, if the scheduler would take it. Raises ValueError."""
+    if len(given) > 32:
+        raise ValueError(f"{what}: {len(given)} labels; at most 32 are allowed")
+    for key, value in given.items():
+        if not _LABEL.fullmatch(key):
+            raise ValueError(
+                f"{what}: label {key!r}: keys have 1 to 63 characters of a-z, A-Z, 0-9, '-', '_', '.' and '/'"
+            )
+        _text(f"{what}: label {key!r}", "its value", value, 256)
+    return given
+
+
+def _check_known(what: str, options: Mapping[str, Any], known: type) -> None:
+    names = sorted(known.__annotations__ | TimingOptions.__annotations__ | PolicyOptions.__annotations__)
+    for option in options:
+        if option not in names:
+            close = difflib.get_close_matches(option, names, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            raise TypeError(f"{what}: unknown option {option!r}; {hint}")
+
+
+def _text(what: str, option: str, value: object, longest: int) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what}: {option} must be a string, not {type(value).__name__}")
+    if len(value) > longest or "\0" in value:
+        raise ValueError(f"{what}: {option} may have at most {longest:,} characters, and no NUL")
+    return value
+
+
+def _choice(what: str, option: str, value: str, choices: Mapping[str, Any]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{what}: {option} must be {' or '.join(map(repr, choices))}, not {value!r}")
+    return choices[value]
+
+
+def _span(what: str, option: str, value: Seconds, least: float, most: float) -> Any:
+    duration = to_duration(value, f"{what}: {option}")
+    seconds = duration.seconds + duration.nanos / 1e9
+    if not least <= seconds <= most:
+        longest = f"{most / _DAY:g} days" if most >= _DAY else f"{most / 3_600:g} h"
+        raise ValueError(f"{what}: {option} must be from {least:g} s to {longest}, not {seconds:g} s")
+    return duration

@@ -1,0 +1,150 @@
+"""A service's jobs: declared where its code is, registered when it starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from carillon.channel import Connection, Tls
+from carillon.declaration import JobOptions, check_name, http_target, job_spec
+from carillon.handlers import Handler, read_handler
+from carillon.registration import BackgroundRegistration, register
+from carillon.v1 import job_pb2, registry_service_pb2
+from carillon.worker import Worker
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Jobs:
+    """All jobs of one service.
+
+    service: its id. target: the scheduler's address (default: `CARILLON_TARGET`, else `127.0.0.1:7007`).
+    token: the service's token (default: `CARILLON_SERVICE_TOKEN`). base_url: where relative endpoints are found.
+    generation: which deploy this is, a number that grows with each (default: `CARILLON_GENERATION`, else 0); an
+    older one than the registered is refused. tls: True, or the files to use; plain text by default.
+    concurrency: how many runs its handlers carry out at once under `async with`.
+
+    Declaring does no I/O. `async with jobs:` registers in the background and, if there are handlers, works.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        target: str | None = None,
+        token: str | None = None,
+        base_url: str | None = None,
+        generation: int | None = None,
+        tls: Tls | bool | None = None,
+        concurrency: int = 10,
+    ) -> None:
+        self.service = check_name("service", service)
+        self.connection = Connection.resolve(target, service_token=token, tls=tls)
+        self._base_url = base_url
+        self._generation = _generation() if generation is None else generation
+        self._concurrency = concurrency
+        self._specs: dict[str, job_pb2.JobSpec] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._open: AsyncExitStack | None = None
+
+    def __repr__(self) -> str:
+        return f"Jobs({self.service!r}, jobs={list(self._specs)})"
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """The jobs that are functions of this service, by name."""
+        return dict(self._handlers)
+
+    def endpoint(self, name: str, endpoint: str, **options: Unpack[JobOptions]) -> None:
+        """Declares a job whose runs are sent to an HTTP endpoint: a URL, or a path below `base_url`.
+
+        Raises ValueError or TypeError with a sentence that names the job and what is wrong.
+        """
+        self._add(job_spec(name, http_target(name, endpoint, self._base_url), **options))
+
+    def handler(self, name: str, **options: Unpack[JobOptions]) -> Callable[[F], F]:
+        """Declares a job whose runs call the decorated function, async or plain.
+
+        The function takes, by annotation, at most one `Run` and at most one payload (a dataclass, a TypedDict,
+        `dict[str, Any]` or a pydantic model). It returns None, a mapping of metrics, or `Completed(...)`; what it
+        raises fails the attempt. A plain function runs in a thread and should look at `run.cancelled`.
+
+        Raises ValueError or TypeError with a sentence that names the job and what is wrong.
+        """
+        spec = job_spec(name, job_pb2.Target(handler=job_pb2.HandlerTarget()), **options)
+
+        def declare(function: F) -> F:
+            handler = read_handler(name, function, sys._getframe(1).f_locals)
+            self._add(spec)
+            self._handlers[name] = handler
+            return function
+
+        return declare
+
+    def manifest(
+        self, *, validate_only: bool = False, allow_mass_removal: bool = False
+    ) -> registry_service_pb2.RegisterJobsRequest:
+        """What is registered."""
+        return registry_service_pb2.RegisterJobsRequest(
+            service=self.service,
+            generation=self._generation,
+            jobs=self._specs.values(),
+            base_url=self._base_url or "",
+            validate_only=validate_only,
+            allow_mass_removal=allow_mass_removal,
+        )
+
+    async def register(
+        self, *, validate_only: bool = False, allow_mass_removal: bool = False, timeout: float = 30.0
+    ) -> registry_service_pb2.RegisterJobsResponse:
+        """Registers all jobs at once, and answers what changed. Jobs that are declared no longer are archived.
+
+        validate_only: answers what would change, and changes nothing. allow_mass_removal: allows archiving more than
+        half of the jobs. timeout: seconds. Raises `CarillonError`; nothing is changed then.
+        """
+        manifest = self.manifest(validate_only=validate_only, allow_mass_removal=allow_mass_removal)
+        return await register(self.connection, manifest, timeout)
+
+    def register_in_background(self) -> BackgroundRegistration:
+        """Registers as soon as the scheduler answers; needs a running event loop. `stop` it at the end."""
+        return BackgroundRegistration(self.connection, self.manifest())
+
+    async def __aenter__(self) -> Jobs:
+        if self._open is not None:
+            raise RuntimeError(f"the jobs of {self.service} are open already")
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.register_in_background().stop)
+            if self._handlers:
+                await stack.enter_async_context(Worker(self, self._concurrency))
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._open = self._open, None
+        if stack is not None:
+            await stack.aclose()
+
+    def _add(self, spec: job_pb2.JobSpec) -> None:
+        if spec.job in self._specs:
+            raise ValueError(f"job {spec.job!r} is declared twice")
+        self._specs[spec.job] = spec
+
+
+def _generation() -> int:
+    text = os.environ.get("CARILLON_GENERATION", "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"CARILLON_GENERATION must be a whole number, not {text!r}") from None

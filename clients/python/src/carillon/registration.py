@@ -1,0 +1,84 @@
+"""Registering a manifest: once, or in the background until the scheduler has it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc
+import grpc.aio
+
+from carillon.backoff import Backoff
+from carillon.channel import Connection
+from carillon.errors import CarillonError, NotAllowed, NotAuthenticated, from_rpc
+from carillon.v1 import registry_service_pb2, registry_service_pb2_grpc
+
+_log = logging.getLogger("carillon")
+
+CALL_SECONDS = 30.0
+CREDENTIALS_SECONDS = 60.0
+
+# Asking again will not help: the manifest, the generation or the deployment has to change.
+_FINAL = ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
+
+
+async def register(
+    connection: Connection, manifest: registry_service_pb2.RegisterJobsRequest, timeout: float = CALL_SECONDS
+) -> registry_service_pb2.RegisterJobsResponse:
+    """Sends the manifest. Raises `CarillonError`, with each wrong field in `violations`."""
+    channel = connection.open()
+    try:
+        stub = registry_service_pb2_grpc.RegistryServiceStub(channel)
+        response: registry_service_pb2.RegisterJobsResponse = await stub.RegisterJobs(
+            manifest, timeout=timeout, metadata=connection.metadata()
+        )
+        return response
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from None
+    finally:
+        await channel.close()
+
+
+class BackgroundRegistration:
+    """Tries until the manifest is accepted, so that a service starts although the scheduler is down.
+
+    Logs each new reason once. A refusal that only another deploy can heal ends it; wrong credentials are tried
+    again each minute. Needs a running event loop.
+    """
+
+    def __init__(self, connection: Connection, manifest: registry_service_pb2.RegisterJobsRequest) -> None:
+        self._connection = connection
+        self._manifest = manifest
+        self._last_error = ""
+        self._task = asyncio.ensure_future(self._try_until_accepted())
+
+    async def wait(self) -> registry_service_pb2.RegisterJobsResponse:
+        """What the scheduler answered, as soon as it has accepted. Raises the refusal if there is no hope."""
+        return await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """Stops trying."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _try_until_accepted(self) -> registry_service_pb2.RegisterJobsResponse:
+        backoff = Backoff(0.5, 30.0)
+        while True:
+            try:
+                response = await register(self._connection, self._manifest)
+            except CarillonError as error:
+                self._log(error)
+                if error.code in _FINAL:
+                    raise
+                refused = isinstance(error, (NotAuthenticated, NotAllowed))
+                await asyncio.sleep(CREDENTIALS_SECONDS if refused else backoff.next())
+            else:
+                _log.info("registered %d jobs of %s", len(self._manifest.jobs), self._manifest.service)
+                return response
+
+    def _log(self, error: CarillonError) -> None:
+        if str(error) == self._last_error:
+            return
+        self._last_error = str(error)
+        level = logging.WARNING if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else logging.ERROR
+        _log.log(level, "the jobs of %s are not registered: %s", self._manifest.service, error)

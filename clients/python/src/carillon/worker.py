@@ -1,0 +1,110 @@
+"""A worker inside a service: carries out the runs of its handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from carillon.handlers import HandlerExecutor
+from carillon.session import SessionState, WorkerSession
+
+if TYPE_CHECKING:
+    from carillon.jobs import Jobs
+
+DRAIN_SECONDS = 30.0
+
+
+class Worker:
+    """Carries out the runs of the handlers that `jobs` declares, up to `concurrency` at once.
+
+    prefetch: runs taken beyond these, so that the next one is at hand. grace: how long, in seconds, runs may go on
+    when the worker stops. Does nothing before `run` or `async with`.
+    """
+
+    def __init__(self, jobs: Jobs, concurrency: int = 10, *, prefetch: int = 0, grace: float = DRAIN_SECONDS) -> None:
+        if not jobs.handlers:
+            raise ValueError(f"{jobs.service} declares no handler; a worker would have nothing to do")
+        connection = jobs.connection
+        self._grace = grace
+        self._executor = HandlerExecutor(jobs.service, jobs.handlers, concurrency)
+        self._session = WorkerSession(
+            target=connection.target,
+            token=connection.service_token,
+            tls=connection.tls,
+            executors=[self._executor],
+            name=f"{jobs.service}@{socket.gethostname()}:{os.getpid()}",
+            concurrency=concurrency,
+            prefetch=prefetch,
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    def state(self) -> SessionState:
+        """How it stands now, for health checks and metrics."""
+        return self._session.state()
+
+    async def run(self, *, handle_signals: bool = False) -> None:
+        """Works until `stop` is called or the task is cancelled.
+
+        handle_signals: SIGTERM and SIGINT stop it in order, a second one at once. Only in the main thread.
+        """
+        serving = asyncio.ensure_future(self._session.run())
+        try:
+            with _stopping_on_signals(self, serving) if handle_signals else nullcontext():
+                await asyncio.wait({serving})
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+            self._executor.close()
+        if not serving.cancelled():
+            serving.result()
+
+    async def stop(self) -> None:
+        """Takes nothing more, lets runs end within the grace, has their results acknowledged, and says goodbye."""
+        await self._session.drain(self._grace)
+
+    async def __aenter__(self) -> Worker:
+        self._running = asyncio.ensure_future(self.run())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._running is None:
+            return
+        try:
+            await self.stop()
+        finally:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+
+@contextmanager
+def _stopping_on_signals(worker: Worker, serving: asyncio.Task[None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    stopping: list[asyncio.Task[None]] = []
+
+    def on_signal() -> None:
+        if stopping:
+            serving.cancel()
+        else:
+            stopping.append(loop.create_task(worker.stop()))
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    for number in handled:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+        for task in stopping:
+            task.cancel()

@@ -1,0 +1,58 @@
+"""The secrets of one local stack: made once, kept in a file that only its owner reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jwt
+
+ADMIN_TOKEN_LIFETIME = timedelta(hours=12)
+
+
+def _random() -> str:
+    return secrets.token_urlsafe(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Passwords of the database's roles, service tokens (`id.secret`) and the secret of JWTs."""
+
+    api_password: str
+    engine_password: str
+    jwt_secret: str
+    worker_token: str
+    email_service_token: str
+    kpi_service_token: str
+
+    @property
+    def service_tokens(self) -> str:
+        """As CARILLON_SERVICE_TOKENS wants them."""
+        return f"*={self.worker_token},email-service={self.email_service_token},kpi-service={self.kpi_service_token}"
+
+    def admin_jwt(self) -> str:
+        """A JWT with the admin role, good for twelve hours."""
+        now = datetime.now(UTC)
+        claims = {"sub": "local-admin", "role": "admin", "iss": "carillon", "aud": "carillon", "iat": now}
+        return jwt.encode({**claims, "exp": now + ADMIN_TOKEN_LIFETIME}, self.jwt_secret, algorithm="HS256")
+
+
+def kept_secrets(file: Path) -> Secrets:
+    """Reads them, or makes and keeps them."""
+    names = [field.name for field in fields(Secrets)]
+    if file.exists():
+        kept = json.loads(file.read_text())
+        if set(kept) == set(names):
+            return Secrets(**kept)
+    made = Secrets(
+        **{name: f"{name.partition('_')[0]}.{_random()}" if name.endswith("_token") else _random() for name in names}
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        json.dump(asdict(made), stream)
+    return made

@@ -1,0 +1,195 @@
+"""The whole of Carillon on one machine: PostgreSQL, a scheduler, a worker and the example services."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+from local_stack.ports import LOCALHOST, free_port, require_free_port
+from local_stack.postgres import EmbeddedPostgres
+from local_stack.processes import LocalStackError, Processes
+from local_stack.secrets import Secrets, kept_secrets
+
+ROOT = Path(__file__).parent.parent
+_URLS = ("CARILLON_DATABASE_URL", "CARILLON_ENGINE_URL", "CARILLON_MIGRATION_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where each process listens on 127.0.0.1."""
+
+    scheduler: int
+    scheduler_metrics: int
+    worker_metrics: int
+    email: int
+    smtp: int
+
+    @classmethod
+    def usual(cls) -> Ports:
+        """The documented ports for what people address, free ones for the rest.
+
+        Errors: LocalStackError if a documented one is taken.
+        """
+        scheduler = _port("CARILLON_PORT", 7007, "the scheduler (gRPC)")
+        metrics = _port("CARILLON_METRICS_PORT", 7008, "the scheduler's metrics")
+        worker = _port("CARILLON_WORKER_PORT", 7009, "the worker's metrics")
+        return cls(scheduler, metrics, worker, free_port(), free_port())
+
+    @classmethod
+    def free(cls) -> Ports:
+        return cls(*(free_port() for _ in range(5)))
+
+
+def _port(variable: str, default: int, what: str) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise LocalStackError(f"{variable} is {text!r}; it must be a port from 1 to 65535")
+    require_free_port(int(text), what, setting=variable)
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrls:
+    """How the scheduler reaches its database, for each role."""
+
+    api: str
+    engine: str
+    migration: str
+
+    @classmethod
+    def from_environment(cls) -> DatabaseUrls | None:
+        """A real server, if CARILLON_DATABASE_URL names one. Errors: LocalStackError if only a part is set."""
+        values = [os.environ.get(name, "") for name in _URLS]
+        if not values[0]:
+            return None
+        missing = [name for name, value in zip(_URLS, values, strict=True) if not value]
+        if missing:
+            raise LocalStackError(
+                f"CARILLON_DATABASE_URL is set, but not {' and '.join(missing)}: a real server needs a login for the "
+                "API's role, one for the engine's, and one that may create both (docs: configuration)"
+            )
+        return cls(*values)
+
+
+class Stack:
+    """Started and stopped as one. `home` holds data, logs and secrets."""
+
+    def __init__(self, home: Path, ports: Ports, urls: DatabaseUrls | None = None) -> None:
+        self.home = home
+        self.ports = ports
+        self.secrets: Secrets = kept_secrets(home / "secrets.json")
+        self.processes = Processes(home / "logs")
+        self.postgres = None if urls else EmbeddedPostgres(home / "postgres")
+        self._urls = urls
+
+    @property
+    def target(self) -> str:
+        return f"{LOCALHOST}:{self.ports.scheduler}"
+
+    @property
+    def mailbox(self) -> Path:
+        """Where the SMTP sink keeps what it received: a JSON object a line."""
+        return self.home / "received-mail.jsonl"
+
+    @property
+    def kpi_output(self) -> Path:
+        return self.home / "kpi"
+
+    async def start(self) -> None:
+        """Returns once the services answer. Whoever calls it stops the stack, also if this fails."""
+        urls = self._urls if self._urls is not None else await asyncio.to_thread(self._embedded_urls)
+        await self._start_scheduler(urls)
+        await self._start_worker()
+        await self._start_examples()
+
+    async def stop(self) -> None:
+        """Ends everything, the examples first and the database last."""
+        await self.processes.stop()
+        if self.postgres:
+            await asyncio.to_thread(self.postgres.stop)
+
+    async def watch(self) -> None:
+        """Until a process ends that should not. Errors: LocalStackError with its last log lines."""
+        await self.processes.watch()
+
+    def _embedded_urls(self) -> DatabaseUrls:
+        assert self.postgres is not None
+        self.postgres.start()
+        self.postgres.create_database("carillon")
+        return DatabaseUrls(
+            api=self.postgres.url("carillon_api", self.secrets.api_password),
+            engine=self.postgres.url("carillon_engine", self.secrets.engine_password),
+            migration=self.postgres.url("carillon_admin"),
+        )
+
+    async def _start_scheduler(self, urls: DatabaseUrls) -> None:
+        await self._run(
+            "scheduler",
+            "scheduler_service",
+            {
+                "CARILLON_DATABASE_URL": urls.api,
+                "CARILLON_ENGINE_URL": urls.engine,
+                "CARILLON_MIGRATION_URL": urls.migration,
+                "CARILLON_PORT": str(self.ports.scheduler),
+                "CARILLON_METRICS_PORT": str(self.ports.scheduler_metrics),
+                "CARILLON_SERVICE_TOKENS": self.secrets.service_tokens,
+                "CARILLON_JWT_SECRET": self.secrets.jwt_secret,
+            },
+            ready=f"http://{LOCALHOST}:{self.ports.scheduler_metrics}/readyz",
+        )
+
+    async def _start_worker(self) -> None:
+        await self._run(
+            "worker",
+            "worker_service",
+            {
+                "CARILLON_TARGET": self.target,
+                "CARILLON_WORKER_TOKEN": self.secrets.worker_token,
+                "CARILLON_WORKER_PORT": str(self.ports.worker_metrics),
+            },
+            ready=f"http://{LOCALHOST}:{self.ports.worker_metrics}/readyz",
+        )
+
+    async def _start_examples(self) -> None:
+        smtp = {"SMTP_HOST": LOCALHOST, "SMTP_PORT": str(self.ports.smtp)}
+        await self._run("smtp-sink", "examples.smtp_sink", {**smtp, "SMTP_SINK_FILE": str(self.mailbox)})
+        await self._run(
+            "email-service",
+            "examples.email_service",
+            {
+                **smtp,
+                "EMAIL_SERVICE_PORT": str(self.ports.email),
+                "CARILLON_TARGET": self.target,
+                "CARILLON_SERVICE_TOKEN": self.secrets.email_service_token,
+            },
+        )
+        await self._run(
+            "kpi-service",
+            "examples.kpi_service",
+            {
+                "KPI_OUTPUT_DIR": str(self.kpi_output),
+                "CARILLON_TARGET": self.target,
+                "CARILLON_SERVICE_TOKEN": self.secrets.kpi_service_token,
+            },
+        )
+
+    async def _run(self, name: str, module: str, settings: Mapping[str, str], *, ready: str | None = None) -> None:
+        async def answers() -> bool:
+            return await asyncio.to_thread(_is_ok, str(ready))
+
+        command = [sys.executable, "-m", module]
+        await self.processes.start(name, command, settings, cwd=ROOT, ready=answers if ready else None)
+
+
+def _is_ok(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False

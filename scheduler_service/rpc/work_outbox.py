@@ -1,0 +1,151 @@
+"""What waits to be sent on one work stream.
+
+Whoever adds to it never waits: the stream's writer takes what has piled up, merged into few messages. A worker that
+does not read makes it grow past its bound, which ends the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+from carillon.v1 import worker_service_pb2
+from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
+from scheduler_service.domain.errors import Unavailable
+from scheduler_service.rpc import work_encode
+
+MOST_ENTRIES = 50_000
+MOST_CHARACTERS = 256 * 1024 * 1024
+_BATCH = 500
+_BATCH_CHARACTERS = 512 * 1024
+
+
+class Outbox:
+    """One stream's outgoing queue: the port through which everybody else sends. `on_end` is called once, when the
+    stream can send no more."""
+
+    def __init__(self, *, most_entries: int = MOST_ENTRIES, most_characters: int = MOST_CHARACTERS) -> None:
+        self.on_end: Callable[[], None] = lambda: None
+        self._most_entries = most_entries
+        self._most_characters = most_characters
+        self._characters = 0
+        self._first: deque[worker_service_pb2.WorkResponse] = deque()
+        self._heartbeat: int | None = None
+        self._cancels: deque[AttemptRef] = deque()
+        self._runs: deque[tuple[int, ClaimedRun]] = deque()
+        self._verdicts: deque[tuple[AttemptRef, Verdict]] = deque()
+        self._news = asyncio.Event()
+        self._error: Exception | None = None
+        self._finished = False
+
+    def welcome(self, lease: float, heartbeat_interval: float, replica: str) -> None:
+        self._put_first(work_encode.welcome(lease, heartbeat_interval, replica))
+
+    def drain(self) -> None:
+        """Asks the worker to open another stream elsewhere, then to close this one."""
+        self._put_first(work_encode.drain())
+
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+        if not self._is_over:
+            self._runs.extend((claim_id, run) for run in runs)
+            self._characters += sum(len(run.payload) for run in runs)
+            self._grown()
+
+    def acknowledge(self, verdicts: Iterable[tuple[AttemptRef, Verdict]]) -> None:
+        if not self._is_over:
+            self._verdicts.extend(verdicts)
+            self._grown()
+
+    def cancel(self, attempts: Iterable[AttemptRef]) -> None:
+        if not self._is_over:
+            self._cancels.extend(attempts)
+            self._grown()
+
+    def acknowledge_heartbeat(self, sequence: int) -> None:
+        """Only the newest needs an answer."""
+        if not self._is_over:
+            self._heartbeat = max(sequence, self._heartbeat or 0)
+            self._news.set()
+
+    def end(self, error: Exception) -> None:
+        """Ends the stream with an error; what waits is dropped."""
+        if self._is_over:
+            return
+        self._error = error
+        for queue in (self._first, self._cancels, self._runs, self._verdicts):
+            queue.clear()
+        self._over()
+
+    def finish(self) -> None:
+        """Ends the stream in good order, once what waits is sent."""
+        if not self._is_over:
+            self._finished = True
+            self._over()
+
+    @property
+    def unsent_claims(self) -> set[int]:
+        """Claims of which the worker cannot know yet."""
+        return {claim_id for claim_id, _ in self._runs}
+
+    async def messages(self) -> AsyncIterator[worker_service_pb2.WorkResponse]:
+        """What to send, until the stream ends. Errors: what it was ended with."""
+        while True:
+            self._news.clear()
+            while (message := self._next()) is not None:
+                yield message
+            if self._error is not None:
+                raise self._error
+            if self._finished:
+                return
+            await self._news.wait()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._finished or self._error is not None
+
+    def _over(self) -> None:
+        self._news.set()
+        self.on_end()
+
+    def _put_first(self, message: worker_service_pb2.WorkResponse) -> None:
+        if not self._is_over:
+            self._first.append(message)
+            self._news.set()
+
+    def _grown(self) -> None:
+        entries = len(self._runs) + len(self._verdicts) + len(self._cancels)
+        if entries > self._most_entries or self._characters > self._most_characters:
+            self.end(Unavailable("this worker does not read its stream; reconnect"))
+        self._news.set()
+
+    def _next(self) -> worker_service_pb2.WorkResponse | None:
+        if self._first:
+            return self._first.popleft()
+        if self._heartbeat is not None:
+            sequence, self._heartbeat = self._heartbeat, None
+            return work_encode.heartbeat_ack(sequence)
+        if self._cancels:
+            return work_encode.cancel(_taken(self._cancels))
+        if self._runs:
+            return self._next_assignments()
+        if self._verdicts:
+            return work_encode.result_acks(_taken(self._verdicts))
+        return None
+
+    def _next_assignments(self) -> worker_service_pb2.WorkResponse:
+        """Runs of one claim, as many as fit into a message of a size that every worker accepts."""
+        claim_id = self._runs[0][0]
+        batch: list[ClaimedRun] = []
+        characters = 0
+        while self._runs and self._runs[0][0] == claim_id and len(batch) < _BATCH:
+            characters += len(self._runs[0][1].payload)
+            if batch and characters > _BATCH_CHARACTERS:
+                break
+            batch.append(self._runs.popleft()[1])
+        self._characters -= sum(len(run.payload) for run in batch)
+        return work_encode.assignments(claim_id, batch)
+
+
+def _taken[T](queue: deque[T]) -> list[T]:
+    return [queue.popleft() for _ in range(min(len(queue), _BATCH))]

@@ -1,0 +1,178 @@
+"""Completion: what workers report is committed in groups, and acknowledged once it is.
+
+Whatever has piled up while the last group was being committed makes the next: group commit for nothing. A group that
+fails because the database is away is tried again as it is, which is safe: a result that was committed is recognized.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import psycopg
+import structlog
+from psycopg.rows import TupleRow
+
+from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result, Verdict
+from scheduler_service.domain.record import RunError
+from scheduler_service.domain.retry import Retry, RetryPolicy, decide
+from scheduler_service.store import complete as store
+from scheduler_service.store.complete import Held, Known
+from scheduler_service.store.items import insert_items
+from scheduler_service.usecases.sessions import ConnectedSession
+from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
+
+__all__ = ["Completer", "ItemResult", "Result", "RunError"]
+
+GROUP = 1_000
+
+Connection = psycopg.AsyncConnection[TupleRow]
+_UNREADABLE = (psycopg.DataError, psycopg.IntegrityError)
+_log = structlog.get_logger()
+
+
+class Completer:
+    """The queue of what was reported, and the step that commits it. `wakeup` is set when something is in it."""
+
+    def __init__(self, wakeups: Wakeups) -> None:
+        self.wakeup = Wakeup()
+        self._wakeups = wakeups
+        self._items: deque[ItemResult] = deque()
+        self._results: deque[tuple[Result, ConnectedSession]] = deque()
+        # Taken from the queues and not yet committed; the items before any result that followed them.
+        self._group_items: list[ItemResult] = []
+        self._group: list[tuple[Result, ConnectedSession]] = []
+        self._freed = False
+
+    def __len__(self) -> int:
+        """Reports that are not committed yet."""
+        return len(self._items) + len(self._results) + len(self._group_items) + len(self._group)
+
+    def submit(self, results: Sequence[Result], session: ConnectedSession) -> None:
+        """Takes results; each is acknowledged to this session once it is committed, or refused."""
+        self._results.extend((each, session) for each in results)
+        self.wakeup.set()
+
+    def submit_items(self, items: Sequence[ItemResult]) -> None:
+        """Takes results of items. They are committed before every result that is submitted after them."""
+        self._items.extend(items)
+        self.wakeup.set()
+
+    async def step(self, connection: Connection, *, now: datetime | None = None) -> bool:
+        """Commits one group and acknowledges it. Answers whether there was anything."""
+        if not self._group and not self._group_items:
+            self._take_group()
+        if not self._group and not self._group_items:
+            return False
+        while self._group_items:
+            await self._write_items(connection, self._group_items[:GROUP])
+            del self._group_items[:GROUP]
+        if self._group:
+            verdicts = await self._conclude(connection, [result for result, _ in self._group], now)
+            self._acknowledge(verdicts)
+            self._group = []
+        self._wakeups.wake(Topic.RUNS)
+        if self._freed:
+            self._freed = False
+            self._wakeups.wake(Topic.PENDING)
+        return True
+
+    def _take_group(self) -> None:
+        self._group_items = list(self._items)
+        self._items.clear()
+        self._group = [self._results.popleft() for _ in range(min(GROUP, len(self._results)))]
+
+    def _acknowledge(self, verdicts: Sequence[Verdict]) -> None:
+        by_session: dict[ConnectedSession, list[tuple[AttemptRef, Verdict]]] = {}
+        for (result, session), verdict in zip(self._group, verdicts, strict=True):
+            by_session.setdefault(session, []).append((result.ref, verdict))
+        for session, answers in by_session.items():
+            session.outbound.acknowledge(answers)
+
+    async def _write_items(self, connection: Connection, items: Sequence[ItemResult]) -> None:
+        try:
+            await insert_items(connection, items)
+        except _UNREADABLE as error:
+            if len(items) == 1:
+                _log.error("an item's result cannot be stored", run_id=str(items[0].ref.run_id), error=str(error))
+                return
+            middle = len(items) // 2
+            await self._write_items(connection, items[:middle])
+            await self._write_items(connection, items[middle:])
+
+    async def _conclude(self, connection: Connection, results: Sequence[Result], now: datetime | None) -> list[Verdict]:
+        first = {each.ref: each for each in reversed(results)}
+        counted = await self._write(connection, sorted(first.values(), key=_run_id), now)
+        rest = [each for each in results if each.ref not in counted or first[each.ref] is not each]
+        known = iter(await store.look_up(connection, rest) if rest else ())
+        unmatched = set(map(id, rest))
+        return [_verdict(next(known)) if id(each) in unmatched else Verdict.ACCEPTED for each in results]
+
+    async def _write(self, connection: Connection, results: Sequence[Result], now: datetime | None) -> set[AttemptRef]:
+        """Commits results in order of run ids; answers which counted. A group that the data of one fails is halved
+        until that one is alone, and its run ends FAILED."""
+        try:
+            if all(each.outcome == "COMPLETED" for each in results):
+                return await store.end_runs(connection, results, now)
+            async with connection.transaction():
+                return await self._decide_and_write(connection, results, now)
+        except _UNREADABLE as error:
+            if len(results) == 1:
+                return await _condemn(connection, results[0], error, now)
+        middle = len(results) // 2
+        return await self._write(connection, results[:middle], now) | await self._write(
+            connection, results[middle:], now
+        )
+
+    async def _decide_and_write(
+        self, connection: Connection, results: Sequence[Result], now: datetime | None
+    ) -> set[AttemptRef]:
+        held = await store.lock_attempts(connection, results)
+        live = [each for each in results if each.ref in held]
+        retries = {each: delay for each in live if (delay := _retry_after(each, held[each.ref])) is not None}
+        returned = [each for each in live if each.outcome == "RETURNED" and not held[each.ref].cancel_requested]
+        ending = [each for each in live if each not in retries and each not in set(returned)]
+        counted: set[AttemptRef] = set()
+        if ending:
+            counted |= await store.end_runs(connection, ending, now)
+        if retries:
+            counted |= await store.retry_runs(connection, list(retries), list(retries.values()), now)
+        if returned:
+            counted |= await store.free_runs(connection, returned)
+        self._freed |= bool(retries or returned)
+        return counted
+
+
+def _run_id(result: Result) -> int:
+    return result.ref.run_id.int
+
+
+def _retry_after(result: Result, held: Held) -> timedelta | None:
+    """When the run is tried again; None if this result ends it, or returns it."""
+    if result.outcome in ("COMPLETED", "RETURNED") or held.cancel_requested:
+        return None
+    code = result.error.code if result.error else ""
+    following = decide(RetryPolicy(held.max_attempts, held.retry_delay), result.ref.attempt, code)
+    return following.after if isinstance(following, Retry) else None
+
+
+def _verdict(known: Known) -> Verdict:
+    if known.identical:
+        return Verdict.ACCEPTED
+    if known.state is not None:
+        return Verdict.RUN_CANCELLED if known.state == "CANCELLED" else Verdict.RUN_ENDED
+    return Verdict.STALE if known.run_exists else Verdict.UNKNOWN
+
+
+async def _condemn(connection: Connection, result: Result, error: Exception, now: datetime | None) -> set[AttemptRef]:
+    """Ends a run whose result cannot be recorded: FAILED, saying so."""
+    run_id = result.ref.run_id
+    if isinstance(error, psycopg.errors.UniqueViolation) and await store.remove_recorded(connection, run_id):
+        _log.critical("a live run had a record already; the live one is removed", run_id=str(run_id))
+        return set()
+    _log.error("a result cannot be recorded, its run ends FAILED", run_id=str(run_id), error=str(error))
+    reason = RunError("BAD_RESULT", "the attempt's result could not be recorded", str(error).replace("\0", ""))
+    stand_in = replace(result, outcome="FAILED", error=reason, duration=None, items=None, metrics="", metadata="")
+    return await store.end_runs(connection, [stand_in], now, digests=[result.digest()])

@@ -1,0 +1,138 @@
+"""Dispatch: pending runs are claimed for the sessions connected here, and sent once the claim is committed.
+
+A route is drained when a claim for it came back short. It is looked at again when something says that a run waits,
+and only drained routes may have runs claimed the moment they are made, or those that wait already would starve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg.rows import TupleRow
+
+from scheduler_service.domain.attempt import ClaimedRun
+from scheduler_service.store import claim as store
+from scheduler_service.store.claim import Claim
+from scheduler_service.usecases.sessions import ConnectedSession, Sessions
+from scheduler_service.usecases.wakeups import Topic, Wakeups
+
+BATCH = 500
+# While nothing has piled up, sessions take turns with this much, so that the first does not get everything.
+TURN = 16
+
+Connection = psycopg.AsyncConnection[TupleRow]
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Seats:
+    """Credit set aside for runs about to be made, route by route, the sessions in turn."""
+
+    _sessions: Sessions
+    _drained: frozenset[str]
+    _lines: dict[str, list[ConnectedSession]] = field(default_factory=dict)
+    _turns: dict[str, int] = field(default_factory=dict)
+    _taken: dict[UUID, tuple[ConnectedSession, int]] = field(default_factory=dict)
+
+    def seat(self, route: str) -> UUID | None:
+        """A session that may have one run more of this route; None if it has to wait."""
+        if route not in self._drained:
+            return None
+        line = self._lines.get(route)
+        if line is None:
+            line = self._lines[route] = self._sessions.with_credit(route)
+        while line:
+            turn = self._turns.get(route, 0) % len(line)
+            session = line[turn]
+            if session.credit > 0:
+                self._turns[route] = turn + 1
+                session.credit -= 1
+                self._taken[session.session_id] = (session, self._taken.get(session.session_id, (session, 0))[1] + 1)
+                return session.session_id
+            del line[turn]
+        return None
+
+    def give_back(self, used: dict[tuple[UUID, int], list[ClaimedRun]]) -> None:
+        """Returns the credit of seats that no run took."""
+        for (session_id, _), runs in used.items():
+            session, taken = self._taken[session_id]
+            self._taken[session_id] = (session, taken - len(runs))
+        for session, unused in self._taken.values():
+            session.credit += unused
+
+    def session(self, session_id: UUID) -> ConnectedSession:
+        return self._taken[session_id][0]
+
+
+class Dispatcher:
+    """Hands runs to the sessions of this replica."""
+
+    def __init__(self, sessions: Sessions, wakeups: Wakeups) -> None:
+        self._sessions = sessions
+        self._wakeups = wakeups
+        self._drained: set[str] = set()
+        self._backlog = False
+        self._turn = 0
+
+    def look_again(self) -> None:
+        """Runs may be waiting, on any route."""
+        self._drained.clear()
+
+    def seats(self) -> Seats:
+        """Places for runs about to be made, in sessions whose routes have nothing waiting."""
+        return Seats(self._sessions, frozenset(self._drained))
+
+    def hand_over(self, seats: Seats, claims: dict[tuple[UUID, int], list[ClaimedRun]]) -> None:
+        """Sends runs that were made in these seats, once that is committed."""
+        seats.give_back(claims)
+        for (session_id, claim_id), runs in claims.items():
+            seats.session(session_id).outbound.assign(claim_id, runs)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a session with credit serves a route that is not known to be drained."""
+        return any(session.credit > 0 and not session.routes <= self._drained for session in self._sessions)
+
+    def waiting_routes(self) -> frozenset[str]:
+        """Routes of which runs could be handed over now, were they due."""
+        return frozenset().union(*(session.routes for session in self._sessions if session.credit > 0))
+
+    async def dispatch(self, connection: Connection, *, now: datetime | None = None) -> int:
+        """One claim for each session that can take more; answers how many runs were handed over."""
+        handed = 0
+        hungry = sorted((each for each in self._sessions if each.credit > 0), key=lambda each: -each.credit)
+        share = BATCH if self._backlog or len(hungry) == 1 else TURN
+        for session in hungry:
+            if routes := self._in_turn(session.routes - self._drained):
+                limit = min(session.credit, share)
+                handed += self._hand_out(
+                    session, routes, await store.claim(connection, session.session_id, routes, limit, now)
+                )
+        if handed:
+            self._wakeups.wake(Topic.RUNS)
+        return handed
+
+    def _in_turn(self, routes: Iterable[str]) -> Sequence[str]:
+        """The routes, beginning with another one each time: a claim that is full took nothing of the last ones."""
+        ordered = sorted(routes)
+        self._turn += 1
+        first = self._turn % len(ordered) if ordered else 0
+        return ordered[first:] + ordered[:first]
+
+    def _hand_out(self, session: ConnectedSession, routes: Sequence[str], claim: Claim | None) -> int:
+        if claim is None:
+            _log.info("a session's lease has ended, it gets nothing more", session_id=str(session.session_id))
+            session.credit = 0
+            return 0
+        self._backlog = not claim.emptied
+        if claim.emptied:
+            self._drained.update(routes)
+        if claim.runs:
+            session.credit -= len(claim.runs)
+            session.outbound.assign(claim.claim_id, claim.runs)
+        return len(claim.runs)

@@ -1,0 +1,209 @@
+"""Reading and steering jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scheduler_service.domain.access import Action, Kind, Principal, require
+from scheduler_service.domain.errors import Conflict, NotFound, Violation
+from scheduler_service.domain.fields import Violations, check_labels
+from scheduler_service.domain.job import NO_OVERRIDES, OVERRIDE_PATHS, Job, JobOverrides, in_force
+from scheduler_service.domain.job_rules import check_overrides
+from scheduler_service.domain.names import JobName
+from scheduler_service.domain.values import take, to_json
+from scheduler_service.store import jobs as store
+from scheduler_service.store.database import Database, Transaction
+from scheduler_service.store.jobs import JobValues, StoredJob
+from scheduler_service.store.pages import Pages, page_size
+from scheduler_service.usecases import arming
+from scheduler_service.usecases.wakeups import Wakeups
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list: those of a service (None: all) that carry all labels."""
+
+    service: str | None = None
+    labels: Mapping[str, str] | None = None
+    archived: bool = False
+
+
+async def get_job(database: Database, principal: Principal, name: JobName) -> Job:
+    """Errors: NotFound, Forbidden (a service that asks for another's)."""
+    _require_reader(principal, name)
+    async with database.acting_for(principal) as tx:
+        return _found(await store.get_job(tx, name), name)
+
+
+async def list_jobs(
+    database: Database, principal: Principal, wanted: JobFilter, *, size: int = 0, token: str = ""
+) -> tuple[list[Job], str]:
+    """One page of jobs by service and job, and the token of the next (empty on the last). A user sees none."""
+    require(principal, Action.READ, service=wanted.service or "")
+    labels = dict(wanted.labels or {})
+    wrong = Violations()
+    check_labels(labels, "labels", wrong)
+    wrong.refuse_if_any()
+    limit = page_size(size)
+    pages = Pages("jobs", {"caller": str(principal), "of": [wanted.service, labels, wanted.archived]})
+    position = pages.position(token, columns=2)
+    if principal.kind is Kind.USER:
+        return [], ""
+    async with database.acting_for(principal) as tx:
+        found = await store.list_jobs(
+            tx,
+            service=wanted.service,
+            labels=labels,
+            archived=wanted.archived,
+            after=(position[0], position[1]) if position else None,
+            limit=limit + 1,
+        )
+    page = found[:limit]
+    more = len(found) > limit
+    return page, pages.token([page[-1].service, page[-1].declared.job]) if more else ""
+
+
+async def update_job(
+    database: Database,
+    wakeups: Wakeups,
+    principal: Principal,
+    name: JobName,
+    overrides: JobOverrides,
+    mask: Sequence[str],
+    *,
+    default_time_zone: str = "UTC",
+    problems: Sequence[Violation] = (),
+) -> Job:
+    """Takes the fields of `overrides` that the mask names; one that is not set clears that override. What was owed up
+    to now is settled under the old values. Errors: NotFound, InvalidInput, Conflict (JOB_ARCHIVED), Forbidden."""
+    require(principal, Action.STEER, service=name.service)
+    wrong = Violations(problems)
+    _check_mask(mask, "update_mask", wrong)
+    if not mask:
+        wrong.add("update_mask", f"it is empty; name the fields to take, such as {', '.join(OVERRIDE_PATHS[:3])}")
+    wrong.refuse_if_any()
+
+    def changed(job: Job) -> JobOverrides:
+        found = take(job.overrides, overrides, mask)
+        check_overrides(found, job.declared, wrong)
+        wrong.refuse_if_any()
+        return found
+
+    return await _override(database, wakeups, principal, name, changed, default_time_zone)
+
+
+async def reset_job_overrides(
+    database: Database,
+    wakeups: Wakeups,
+    principal: Principal,
+    name: JobName,
+    mask: Sequence[str] = (),
+    *,
+    default_time_zone: str = "UTC",
+) -> Job:
+    """Clears the overrides that the mask names, or all. Errors: as `update_job`."""
+    require(principal, Action.STEER, service=name.service)
+    wrong = Violations()
+    _check_mask(mask, "mask", wrong)
+    wrong.refuse_if_any()
+
+    def changed(job: Job) -> JobOverrides:
+        return take(job.overrides, NO_OVERRIDES, mask) if mask else NO_OVERRIDES
+
+    return await _override(database, wakeups, principal, name, changed, default_time_zone)
+
+
+async def pause_job(database: Database, wakeups: Wakeups, principal: Principal, name: JobName) -> Job:
+    """Holds a job: from now on its schedules owe nothing. Pausing twice changes nothing. Errors: NotFound, Conflict
+    (JOB_ARCHIVED), Forbidden."""
+    require(principal, Action.STEER, service=name.service)
+    runs = 0
+    async with database.acting_for(principal) as tx:
+        job = await _locked(tx, name)
+        if job.paused_at is None:
+            runs = await arming.settle_jobs(tx, [job.job_id])
+            await store.pause(tx, job.job_id)
+        paused = _found(await store.get_job(tx, name), name)
+    arming.announce(wakeups, runs)
+    return paused
+
+
+async def resume_job(database: Database, wakeups: Wakeups, principal: Principal, name: JobName) -> Job:
+    """Lets a paused job go on; it owes nothing for the time in between. Resuming twice changes nothing. Errors: as
+    `pause_job`."""
+    require(principal, Action.STEER, service=name.service)
+    async with database.acting_for(principal) as tx:
+        job = await _locked(tx, name)
+        await store.resume(tx, job.job_id)
+        resumed = _found(await store.get_job(tx, name), name)
+    arming.announce(wakeups, 0)
+    return resumed
+
+
+async def _override(
+    database: Database,
+    wakeups: Wakeups,
+    principal: Principal,
+    name: JobName,
+    changed: Callable[[Job], JobOverrides],
+    default_time_zone: str,
+) -> Job:
+    async with database.acting_for(principal) as tx:
+        stored = await _locked_row(tx, name)
+        overrides = changed(stored.job)
+        if to_json(overrides) == to_json(stored.job.overrides):
+            return stored.job
+        runs = await _rewrite(tx, stored, overrides, default_time_zone)
+        after = _found(await store.get_job(tx, name), name)
+    arming.announce(wakeups, runs)
+    return after
+
+
+async def _rewrite(tx: Transaction, stored: StoredJob, overrides: JobOverrides, default_time_zone: str) -> int:
+    job = stored.job
+    wanted = in_force(job.declared, overrides, default_time_zone)
+    runs = await arming.settle_jobs(tx, [job.job_id])
+    values = JobValues(job.declared, overrides, wanted, stored.endpoint, job.job_id)
+    await store.update_jobs(tx, job.service, [values])
+    await arming.follow_jobs(tx, [arming.JobTiming(job.job_id, wanted.timing)])
+    return runs
+
+
+async def _locked(tx: Transaction, name: JobName) -> Job:
+    return (await _locked_row(tx, name)).job
+
+
+async def _locked_row(tx: Transaction, name: JobName) -> StoredJob:
+    stored = await store.lock_job(tx, name)
+    if stored is None:
+        raise _not_found(name)
+    if stored.job.archived_at is not None:
+        raise Conflict(
+            f"{name} is archived: its service no longer declares it; it comes back with its next registration",
+            reason="JOB_ARCHIVED",
+        )
+    return stored
+
+
+def _found(job: Job | None, name: JobName) -> Job:
+    if job is None:
+        raise _not_found(name)
+    return job
+
+
+def _not_found(name: JobName) -> NotFound:
+    return NotFound(f"there is no job {name}, or it is not yours to see")
+
+
+def _require_reader(principal: Principal, name: JobName) -> None:
+    """Jobs are read by operators and their own service; a user learns of them through its schedules."""
+    require(principal, Action.READ, service=name.service)
+    if principal.kind is Kind.USER:
+        raise _not_found(name)
+
+
+def _check_mask(mask: Sequence[str], field: str, wrong: Violations) -> None:
+    for path in mask:
+        if path not in OVERRIDE_PATHS:
+            wrong.add(field, f"there is no field {path!a} to override; there are {', '.join(OVERRIDE_PATHS)}")

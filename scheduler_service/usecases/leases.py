@@ -1,0 +1,250 @@
+"""Leases of worker sessions: Hello, heartbeats, Goodbye.
+
+In charge: the `sessions` row. It outlives streams; the newest stream counts, which a heartbeat finds out in the same
+statement that extends the lease. Heartbeats are written in groups, and acknowledged once they are committed. What
+arrives here is timed by this process's monotonic clock; everything else by the database's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from scheduler_service.domain.access import ANY_SERVICE, Action, Principal, require
+from scheduler_service.domain.errors import Conflict, Forbidden, Refusal, Replaced
+from scheduler_service.domain.returns import HeldRun, after_goodbye, after_loss
+from scheduler_service.store import reap
+from scheduler_service.store import sessions as store
+from scheduler_service.store.database import Database
+from scheduler_service.store.errors import is_database_away
+from scheduler_service.usecases.sessions import ConnectedSession, Outbound, Sessions
+from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
+
+log = structlog.get_logger()
+
+IN_FLIGHT_SECONDS = 5.0
+"""A claim that is younger than this when a list of held claims arrives may still have been on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How a worker introduces a stream. `held_claims`: of which it still holds runs or results."""
+
+    session_id: UUID
+    worker: str
+    client: str
+    routes: frozenset[str]
+    held_claims: Sequence[int] = ()
+
+
+class WorkStream(Outbound, Protocol):
+    """A worker's stream, as the leases see it. Never blocks."""
+
+    def acknowledge_heartbeat(self, sequence: int) -> None: ...
+
+    def end(self, refusal: Refusal) -> None: ...
+
+
+@dataclass(slots=True)
+class _Lease:
+    stream: WorkStream
+    heard_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """`sequence` is None for a Hello, which has its own answer."""
+
+    session: ConnectedSession
+    sequence: int | None
+    claims: Sequence[int]
+    arrived: float
+
+
+class Leases:
+    """The leases of the sessions that are connected to this replica. `wakeup` is set when `step` has work."""
+
+    def __init__(
+        self,
+        database: Database,
+        sessions: Sessions,
+        wakeups: Wakeups,
+        *,
+        replica: str,
+        lease: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.wakeup = Wakeup()
+        self._database = database
+        self._sessions = sessions
+        self._wakeups = wakeups
+        self._replica = replica
+        self._lease = lease
+        self._clock = clock
+        self._leases: dict[ConnectedSession, _Lease] = {}
+        self._beats: dict[UUID, _Beat] = {}
+
+    async def open(self, principal: Principal, hello: Hello, stream: WorkStream) -> ConnectedSession:
+        """A stream said Hello: it is its session's newest from now on. Refuses routes that the principal may not
+        serve, and with SESSION_LOST a session that says it holds runs but is gone."""
+        _require_routes(principal, hello.routes)
+        row = store.SessionRow(
+            hello.session_id, hello.worker, hello.client, str(principal), hello.routes, self._replica
+        )
+        arrived = self._clock()
+        async with self._database.as_engine() as pooled:
+            connection = await store.driver_connection(pooled)
+            begin = store.resume_session if hello.held_claims else store.open_session
+            number = await begin(connection, row, lease=self._lease)
+        if number is None:
+            raise _lost("its lease has ended, or another principal began it")
+        session = ConnectedSession(hello.session_id, hello.worker, hello.routes, number, stream)
+        self._connect(session, stream)
+        self._beats[session.session_id] = _Beat(session, None, hello.held_claims, arrived)
+        self.wakeup.set()
+        return session
+
+    def _connect(self, session: ConnectedSession, stream: WorkStream) -> None:
+        other = self._sessions.get(session.session_id)
+        if other is not None and other.stream > session.stream:
+            raise _replaced()
+        self._sessions.connect(session)
+        if other is not None:
+            self._end(other, _replaced())
+        self._leases[session] = _Lease(stream, self._clock())
+
+    def beat(self, session: ConnectedSession, sequence: int, held_claims: Sequence[int]) -> None:
+        """A heartbeat arrived. It is acknowledged once the lease is extended."""
+        if (lease := self._leases.get(session)) is not None:
+            lease.heard_at = self._clock()
+            self._beats[session.session_id] = _Beat(session, sequence, held_claims, lease.heard_at)
+            self.wakeup.set()
+
+    async def leave(self, session: ConnectedSession) -> None:
+        """The worker said Goodbye: its session ends, and what it still holds is free again."""
+        self.close(session)
+        async with self._database.as_engine() as pooled:
+            connection = await store.driver_connection(pooled)
+            worker = await store.close_session(connection, session.session_id, session.stream)
+            if worker is None:
+                return
+            now = await store.database_now(connection)
+            held = await reap.held_by(connection, [session.session_id])
+            returns = [(run, after_goodbye(run, now)) for run in held]
+            await reap.carry_out(connection, returns, now, ended_sessions={session.session_id: worker})
+        self._tell(held)
+
+    def close(self, session: ConnectedSession) -> None:
+        """A stream ended. That alone frees nothing."""
+        self._sessions.disconnect(session)
+        self._leases.pop(session, None)
+        beat = self._beats.get(session.session_id)
+        if beat is not None and beat.session is session:
+            del self._beats[session.session_id]
+
+    def lost(self, session_ids: Iterable[UUID]) -> None:
+        """These sessions were ended by the reaper: a stream that one still has here ends."""
+        for session_id in session_ids:
+            if (session := self._sessions.get(session_id)) is not None:
+                self._end(session, _lost("its lease has ended"))
+
+    async def step(self, connection: store.Connection, *, now: datetime | None = None) -> bool:
+        """Writes the heartbeats that have arrived, and takes back what their sessions do not know that they hold.
+        Ends streams that fell silent for a whole lease. Answers whether there was anything to do."""
+        self._end_silent()
+        beats, self._beats = self._beats, {}
+        if not beats:
+            return False
+        try:
+            counted = await self._extend(connection, beats, now)
+            await self._take_back(connection, counted, now)
+        except Exception as error:
+            if is_database_away(error):
+                self._beats = beats | self._beats
+            raise
+        return True
+
+    async def _extend(
+        self, connection: store.Connection, beats: dict[UUID, _Beat], now: datetime | None
+    ) -> list[_Beat]:
+        streams = {session_id: beat.session.stream for session_id, beat in beats.items()}
+        newest = await store.extend_leases(connection, streams, lease=self._lease, now=now)
+        counted = []
+        for session_id, beat in beats.items():
+            if (number := newest.get(session_id)) is None:
+                self._end(beat.session, _lost("its lease has ended"))
+            elif number != beat.session.stream:
+                self._end(beat.session, _replaced())
+            else:
+                counted.append(beat)
+                self._acknowledge(beat)
+        return counted
+
+    def _acknowledge(self, beat: _Beat) -> None:
+        lease = self._leases.get(beat.session)
+        if lease is not None and beat.sequence is not None:
+            lease.stream.acknowledge_heartbeat(beat.sequence)
+
+    async def _take_back(self, connection: store.Connection, beats: list[_Beat], now: datetime | None) -> None:
+        if not beats:
+            return
+        async with connection.transaction():
+            now = now or await store.database_now(connection)
+            elapsed = self._clock()
+            lists = [
+                reap.HeldClaims(
+                    beat.session.session_id,
+                    now - timedelta(seconds=elapsed - beat.arrived + IN_FLIGHT_SECONDS),
+                    beat.claims,
+                )
+                for beat in beats
+            ]
+            runs = await reap.held_unknown_to_their_sessions(connection, lists)
+            await reap.carry_out(connection, [(run, after_loss(run, now)) for run in runs], now)
+        if runs:
+            log.warning("runs taken back that their worker never got", runs=[str(run.run_id) for run in runs])
+            self._tell(runs)
+
+    def _end_silent(self) -> None:
+        silent_since = self._clock() - self._lease
+        for session in [s for s, lease in self._leases.items() if lease.heard_at < silent_since]:
+            self._end(session, _lost(f"no heartbeat came for {self._lease:g} s"))
+
+    def _end(self, session: ConnectedSession, refusal: Refusal) -> None:
+        lease = self._leases.get(session)
+        self.close(session)
+        if lease is not None:
+            lease.stream.end(refusal)
+
+    def _tell(self, runs: Sequence[HeldRun]) -> None:
+        if runs:
+            self._wakeups.wake(Topic.PENDING)
+            self._wakeups.wake(Topic.RUNS)
+
+
+def _require_routes(principal: Principal, routes: Iterable[str]) -> None:
+    """Payloads of all services pass on the shared routes, so these need a token that is bound to `*`."""
+    require(principal, Action.WORK)
+    for route in sorted(routes):
+        kind, _, rest = route.partition("/")
+        if kind == "handler":
+            require(principal, Action.WORK, service=rest.partition("/")[0])
+        elif principal.service != ANY_SERVICE:
+            raise Forbidden(
+                f"{principal} may not serve route {route}, on which the payloads of all services pass; that needs a"
+                " service token with scope `work` that is bound to `*`"
+            )
+
+
+def _lost(why: str) -> Conflict:
+    return Conflict(f"the session is lost: {why}; say Hello with a new session id", reason="SESSION_LOST")
+
+
+def _replaced() -> Replaced:
+    return Replaced("the session opened a newer stream; this one is closed")

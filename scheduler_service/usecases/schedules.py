@@ -1,0 +1,169 @@
+"""Reading and setting schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
+from scheduler_service.domain.errors import Conflict, NotFound, Violation
+from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_labels, compact_json
+from scheduler_service.domain.job import Job, TimingSpec
+from scheduler_service.domain.job_rules import check_timing
+from scheduler_service.domain.names import ScheduleName, ScheduleParent
+from scheduler_service.domain.schedule import (
+    ALL_FIELDS,
+    SCHEDULE_PATHS,
+    Schedule,
+    ScheduleSpec,
+    revise,
+)
+from scheduler_service.domain.values import take, to_json
+from scheduler_service.store import jobs
+from scheduler_service.store import schedules as store
+from scheduler_service.store.database import Database, Transaction
+from scheduler_service.store.pages import Pages, page_size
+from scheduler_service.store.schedules import NewSchedule
+from scheduler_service.usecases import arming
+from scheduler_service.usecases.wakeups import Wakeups
+
+
+async def get_schedule(database: Database, principal: Principal, name: ScheduleName) -> Schedule:
+    """Errors: NotFound, Forbidden (a service that asks for another's)."""
+    require(principal, Action.READ, service=name.job.service, tenant=name.tenant)
+    async with database.acting_for(principal) as tx:
+        return _found(await store.get_schedule(tx, name), name)
+
+
+async def list_schedules(
+    database: Database, principal: Principal, parent: ScheduleParent, *, size: int = 0, token: str = ""
+) -> tuple[list[Schedule], str]:
+    """One page of schedules by name, and the token of the next (empty on the last)."""
+    require(principal, Action.READ, service=parent.service or "", tenant=parent.tenant or "")
+    limit = page_size(size)
+    filters = {"caller": str(principal), "tenant": principal.tenant, "of": [parent.service, parent.job, parent.tenant]}
+    pages = Pages("schedules", filters)
+    position = pages.position(token, columns=4)
+    async with database.acting_for(principal) as tx:
+        found = await store.list_schedules(tx, parent, after=position, limit=limit + 1)
+    page = found[:limit]
+    return page, _token(pages, page[-1].name) if len(found) > limit else ""
+
+
+async def put_schedule(
+    database: Database,
+    wakeups: Wakeups,
+    principal: Principal,
+    name: ScheduleName,
+    spec: ScheduleSpec,
+    mask: Sequence[str] = ALL_FIELDS,
+    *,
+    default_time_zone: str = "UTC",
+    problems: Sequence[Violation] = (),
+) -> Schedule:
+    """Creates a schedule, or takes into it the fields that the mask names. One that is made without naming `enabled` is
+    enabled. What it owed up to now is settled first; what is new counts from now.
+
+    Errors: NotFound (the job), InvalidInput, Conflict (JOB_ARCHIVED, a job without tenants' schedules, the job's own
+    schedule), Forbidden.
+    """
+    require(principal, Action.SET_SCHEDULE, service=name.job.service, tenant=name.tenant)
+    wrong = Violations(problems)
+    _check_mask(mask, wrong)
+    _check(spec, wrong)
+    wrong.refuse_if_any()
+    async with database.acting_for(principal) as tx:
+        job = _allowed(await jobs.hold_job(tx, name.job), name)
+        runs = await _put(tx, job, name, spec, mask or ALL_FIELDS, default_time_zone)
+        stored = _found(await store.get_schedule(tx, name), name)
+    arming.announce(wakeups, runs)
+    return stored
+
+
+async def _put(
+    tx: Transaction, job: Job, name: ScheduleName, spec: ScheduleSpec, mask: Sequence[str], default_time_zone: str
+) -> int:
+    """Answers how many runs settling made."""
+    before = await store.lock_schedule(tx, name)
+    timing = job.in_force(default_time_zone).timing
+    wanted = take(before.spec if before else ScheduleSpec(), spec, mask)
+    _check_over_job(wanted, job, timing)
+    if before is None:
+        made = await _create(tx, job, name, wanted, timing)
+        if made:
+            return 0
+        before = _found(await store.lock_schedule(tx, name), name)  # somebody else made it meanwhile
+        wanted = take(before.spec, spec, mask)
+    return await _change(tx, before, wanted, timing)
+
+
+async def _create(tx: Transaction, job: Job, name: ScheduleName, spec: ScheduleSpec, timing: TimingSpec) -> bool:
+    """False if it is there already."""
+    in_force = revise(spec, timing, None, is_jobs_own=False)
+    made = await store.insert_schedules(tx, [NewSchedule(job.job_id, name.tenant, name.schedule, spec, in_force)])
+    await store.put_in_force(tx, [arming.first_revision(tx, schedule_id, in_force) for schedule_id in made.values()])
+    return bool(made)
+
+
+async def _change(tx: Transaction, before: Schedule, wanted: ScheduleSpec, timing: TimingSpec) -> int:
+    if compact_json(to_json(wanted)) == compact_json(to_json(before.spec)):
+        return 0
+    runs = await arming.settle_schedules(tx, [before.schedule_id])
+    in_force = revise(wanted, timing, before.in_force, is_jobs_own=False)
+    if in_force != before.in_force:
+        await store.put_in_force(tx, [arming.revision(tx, before, in_force, enabled=wanted.enabled)])
+    await store.save_spec(tx, before.schedule_id, wanted)
+    return runs
+
+
+def _allowed(job: Job | None, name: ScheduleName) -> Job:
+    """The job, if this schedule of it may be put."""
+    if job is None:
+        raise NotFound(f"there is no job {name.job}, or it is not yours to see")
+    if name.is_jobs_own:
+        raise Conflict(
+            f"{name} is made from the job's own timing; change that with JobService.UpdateJob, or stop it with PauseJob"
+        )
+    if job.archived_at is not None:
+        raise Conflict(f"{name.job} is archived: its service no longer declares it", reason="JOB_ARCHIVED")
+    if name.tenant != SYSTEM_TENANT and not job.declared.tenant_schedules:
+        raise Conflict(
+            f"{name.job} allows no schedules for tenants; its service has to declare it with `tenant_schedules`"
+        )
+    return job
+
+
+def _check(spec: ScheduleSpec, wrong: Violations) -> None:
+    check_timing(spec.timing, "schedule.timing", wrong, base=TimingSpec(cron=spec.timing.cron))
+    check_labels(spec.labels, "schedule.labels", wrong)
+    check_json(spec.config, "schedule.config", wrong)
+
+
+def _check_over_job(spec: ScheduleSpec, job: Job, timing: TimingSpec) -> None:
+    """What only shows together with the job: an expression must be somewhere, and a phase fit it."""
+    wrong = Violations()
+    if not (timing.cron if spec.timing.cron is None else spec.timing.cron):
+        wrong.add(
+            "schedule.timing.cron",
+            "neither the schedule nor its job says when; write a cron expression such as `0 9 * * 1`"
+            " (to stop a schedule, set `enabled` to false)",
+        )
+    if spec.timing.phase:
+        check_timing(TimingSpec(cron=spec.timing.cron, phase=spec.timing.phase), "schedule.timing", wrong, base=timing)
+    check_json_size({**job.declared.config, **job.overrides.config, **spec.config}, "schedule.config", wrong)
+    wrong.refuse_if_any()
+
+
+def _check_mask(mask: Sequence[str], wrong: Violations) -> None:
+    for path in mask:
+        if path not in SCHEDULE_PATHS:
+            wrong.add("update_mask", f"a schedule has no field {path!a} to set; there are {', '.join(SCHEDULE_PATHS)}")
+
+
+def _token(pages: Pages, last: ScheduleName) -> str:
+    return pages.token([last.job.service, last.job.job, last.tenant, last.schedule])
+
+
+def _found(schedule: Schedule | None, name: ScheduleName) -> Schedule:
+    if schedule is None:
+        raise NotFound(f"there is no schedule {name}, or it is not yours to see")
+    return schedule
