@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from local_stack.processes import LocalStackError
+from local_stack.errors import LocalStackError
 
 LOCALHOST = "127.0.0.1"
 

@@ -3,14 +3,7 @@
 Who ends what:
 - `Processes.stop` ends children in the reverse order of their start: SIGTERM, then SIGKILL after the grace.
 - Each child leads a session of its own, so the terminal's Ctrl-C reaches only this process, which then stops.
-- Should this process die without stopping, SIGKILL included, a guardian ends them. It is a small process that
-  knows their pids and holds a pipe from here; the pipe's end is the news of the death. A pipe works on every
-  OS and survives a change of user; PR_SET_PDEATHSIG does neither, and fires when the starting thread ends.
-
-A child first waits at a gate (`read` in a shell that then becomes the program, so the pid stays). The gate
-opens only once the guardian knows the pid: at no moment would a SIGKILL here leave a child behind.
-
-The guardian is this file run as a program in Python's isolated mode: import only the standard library here.
+- Should this process die without stopping, SIGKILL included, a guardian ends them.
 """
 
 from __future__ import annotations
@@ -18,83 +11,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
+from local_stack.errors import LocalStackError
+from local_stack.guardian import Guardian, gate, gated
+
+__all__ = ["Guardian", "LocalStackError", "Probe", "Processes", "last_lines"]
+
 Probe = Callable[[], Awaitable[bool]]
 
-_GATE = 'read -r go && log=$1 && shift && exec "$@" </dev/null >>"$log" 2>&1'
 _POLL = 0.05
-_GUARDIAN_GRACE = 10.0
 _TAIL_BYTES = 64 * 1024
-
-
-class LocalStackError(Exception):
-    """The local stack cannot go on; the message is a sentence for the person who started it."""
-
-
-class Guardian:
-    """Ends the watched processes if this process dies without having called `close`.
-
-    Each gets its first signal at once, the last watched first; after 10 s, SIGKILL for its process group.
-    """
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__], stdin=subprocess.PIPE, bufsize=0, start_new_session=True
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def watch(self, pid: int, first_signal: signal.Signals = signal.SIGTERM) -> None:
-        """Errors: LocalStackError if somebody ended the guardian."""
-        try:
-            self._tell(f"watch {pid} {int(first_signal)}\n")
-        except BrokenPipeError:
-            raise LocalStackError(
-                f"the guardian process (pid {self.pid}), which cleans up if this one is killed, has ended; "
-                "stop and start again"
-            ) from None
-
-    def forget(self, pid: int) -> None:
-        """To be called once `pid` has been reaped, before the OS may use the number again."""
-        with suppress(BrokenPipeError):
-            self._tell(f"forget {pid}\n")
-
-    def close(self) -> None:
-        """Ends whatever is still watched, then the guardian."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _tell(self, order: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(order.encode())
-
-
-@contextmanager
-def gate() -> Iterator[tuple[int, int]]:
-    """A pipe for one `gated` start: (the child's stdin, where to write a line once the child is watched)."""
-    waiting, opening = os.pipe()
-    try:
-        yield waiting, opening
-    finally:
-        os.close(waiting)
-        os.close(opening)
-
-
-def gated(argv: Sequence[str], log: Path) -> list[str]:
-    """The command that waits for a line on stdin, then becomes `argv` with its output appended to `log`."""
-    return ["/bin/sh", "-c", _GATE, "sh", str(log), *argv]
 
 
 def last_lines(log: Path, lines: int = 20, *, since: int = 0) -> str:
@@ -196,6 +128,14 @@ class Processes:
             if self._children.get(child.name) is child:  # not stopped or started again since
                 raise child.complaint(f"ended unexpectedly ({child.how_it_ended()})")
 
+    async def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> int:
+        """Ends one process by a signal, SIGKILL after the grace, and answers its exit code (below 0: the signal).
+
+        Its end is no news for `watch`. It may be started again under its name.
+        """
+        await self._end(self._children[name], how)
+        return self._children[name].ended.result()
+
     async def stop(self) -> None:
         """Ends every process, the last started first. Stopping twice is fine; so is starting afterwards."""
         while self._children:
@@ -247,11 +187,11 @@ class Processes:
             self._unexpected.put_nowait(child)
         return code
 
-    async def _end(self, child: _Child) -> None:
+    async def _end(self, child: _Child, how: signal.Signals = signal.SIGTERM) -> None:
         child.stopping = True
         if not child.ended.done():
             with suppress(ProcessLookupError):
-                child.process.terminate()
+                child.process.send_signal(how)
             await asyncio.wait({child.ended}, timeout=self._grace)
         if not child.ended.done():
             _kill_group(child.process.pid)
@@ -266,34 +206,3 @@ async def _until_true(probe: Probe) -> None:
 def _kill_group(leader: int) -> None:
     with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
         os.killpg(leader, signal.SIGKILL)
-
-
-def _guard(orders: Iterable[str]) -> None:
-    """The guardian's life: take orders until the pipe ends, then end what is still watched."""
-    watched: dict[int, int] = {}
-    for order in orders:
-        verb, *numbers = order.split()
-        if verb == "watch":
-            watched[int(numbers[0])] = int(numbers[1])
-        else:
-            watched.pop(int(numbers[0]), None)
-    for pid in reversed(watched):
-        with suppress(ProcessLookupError):
-            os.kill(pid, watched[pid])
-    deadline = time.monotonic() + _GUARDIAN_GRACE
-    while any(map(_exists, watched)) and time.monotonic() < deadline:
-        time.sleep(_POLL)
-    for pid in watched:
-        _kill_group(pid)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-if __name__ == "__main__":
-    _guard(sys.stdin)

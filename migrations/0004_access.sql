@@ -42,6 +42,9 @@ begin
   create policy jobs_update_api on carillon.jobs for update to carillon_api
     using ((select carillon.caller_is('admin')) or service = (select carillon.caller_service()))
     with check ((select carillon.caller_is('admin')) or service = (select carillon.caller_service()));
+  -- A user who puts a schedule locks its job (FOR SHARE), which asks for update rights, and can change nothing of it.
+  create policy jobs_lock_user on carillon.jobs for update to carillon_api
+    using (tenant_schedules and (select carillon.caller_tenant()) <> '') with check (false);
 
   -- The jobs whose rows elsewhere belong to the calling service.
   create function carillon.caller_jobs() returns bigint[] language sql stable

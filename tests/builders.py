@@ -68,6 +68,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def days_ago(days: float) -> datetime:
+    return now() - timedelta(days=days)
+
+
 def make_job(
     admin: psycopg.Connection[Any], service: str = "email-service", job: str = "weekly-digest", **columns: Any
 ) -> MadeJob:

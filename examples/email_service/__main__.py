@@ -15,6 +15,8 @@ from examples.email_service.app import EmailService
 from examples.email_service.mail import MailServer, read_recipients
 from examples.email_service.mailings import Mailings
 
+log = logging.getLogger("email_service")
+
 PORT = int(os.environ.get("EMAIL_SERVICE_PORT", "8081"))
 
 # Declaring does no I/O. CARILLON_TARGET and CARILLON_SERVICE_TOKEN say where the scheduler is, and who this is.
@@ -35,7 +37,9 @@ jobs.endpoint(
     "welcome-mail",
     "/api/jobs/welcome-mail",
     cron="@every 2s",
+    overlap="allow_all",
     timeout=60,
+    retry_delay=10,
     display_name="Welcome mail",
     description="Greets those who are new.",
     labels={"job_type": "transactional"},
@@ -43,10 +47,9 @@ jobs.endpoint(
 
 
 async def registered(_app: web.Application) -> AsyncIterator[None]:
-    """Registers in the background, and tries again until the scheduler is there: this service starts without it."""
-    jobs.register_in_background()
-    yield
-    await jobs.close()
+    """Registers in the background until the scheduler is there, so that this service starts without it."""
+    async with jobs:
+        yield
 
 
 def main() -> None:
@@ -54,7 +57,10 @@ def main() -> None:
     recipients = read_recipients(Path(__file__).with_name("recipients.csv"))
     app = EmailService(Mailings(server), recipients).app()
     app.cleanup_ctx.append(registered)
-    web.run_app(app, host="127.0.0.1", port=PORT, print=None)
+    try:
+        web.run_app(app, host="127.0.0.1", port=PORT, shutdown_timeout=10, access_log=None, print=log.info)
+    except OSError as error:
+        sys.exit(f"email_service: cannot listen on EMAIL_SERVICE_PORT {PORT}: {os.strerror(error.errno or 0)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -19,9 +19,9 @@ class Tenant:
     time_zone: ZoneInfo
     currency: str
 
-    def day_of(self, instant: datetime) -> date:
-        """The calendar day that it is for this tenant."""
-        return instant.astimezone(self.time_zone).date()
+    def day_before(self, instant: datetime) -> date:
+        """The last whole calendar day that this tenant had at the instant."""
+        return instant.astimezone(self.time_zone).date() - timedelta(days=1)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,6 @@ def check_tenant(text: str, field: str, wrong: Violations) -> None:
 
 def _ids(name: str, form: str, field: str) -> list[str]:
     parts, wanted = name.split("/"), form.split("/")
-    fixed = [part for part in wanted[::2]]
-    if len(parts) != len(wanted) or parts[::2] != fixed:
+    if len(parts) != len(wanted) or parts[::2] != wanted[::2]:
         raise InvalidInput(Violation(field, f"{quoted(name)} is not of the form {form}"))
     return parts[1::2]

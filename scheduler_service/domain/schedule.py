@@ -25,11 +25,15 @@ from scheduler_service.domain.values import paths_of
 NO_EXPRESSION = "its job has no cron expression any more, and it has none of its own"
 
 
+FOLLOWS_JOB = TimingSpec()
+"""The timing of a schedule that says nothing itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduleSpec:
     """What a caller sets of a schedule. `config` and `labels` are put over the job's for its runs."""
 
-    timing: TimingSpec = TimingSpec()
+    timing: TimingSpec = FOLLOWS_JOB
     enabled: bool = True
     config: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -105,17 +109,16 @@ def next_owed(in_force: InForce, next_run_at: datetime | None, since: datetime, 
 def revise(spec: ScheduleSpec, job: TimingSpec, before: InForce | None, *, is_jobs_own: bool) -> InForce:
     """What is to be in force for a schedule of a job whose timing in force is `job`. A job's own schedule is enabled
     while the job has an expression; another that has lost it keeps the one `before`, and owes nothing."""
-    timing = TimingSpec() if is_jobs_own else spec.timing
+    timing = FOLLOWS_JOB if is_jobs_own else spec.timing
     merged = timing.over(job)
     has_expression = bool(merged.cron)
     cron = merged.cron or (before.cron if before else "")
-    assert merged.time_zone and merged.gap and merged.repeat, "the job's timing in force has every default"
     return InForce(
         enabled=has_expression if is_jobs_own else spec.enabled and has_expression,
         cron=cron,
-        time_zone=merged.time_zone,
-        gap=merged.gap,
-        repeat=merged.repeat,
+        time_zone=merged.time_zone or "UTC",
+        gap=merged.gap or GapPolicy.SHIFT,
+        repeat=merged.repeat or RepeatPolicy.FIRST,
         phase=merged.phase or timedelta(),
         jitter=merged.jitter or timedelta(),
     )

@@ -7,12 +7,12 @@ A field that is None is not set. Paths are those of the protos: `timing.cron`, `
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from functools import lru_cache
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 V = TypeVar("V")
 _MICROSECOND = timedelta(microseconds=1)
@@ -31,7 +31,7 @@ def to_json(value: Any) -> Any:
 
 def from_json(kind: type[V], data: Mapping[str, Any]) -> V:
     """The value of a JSON form. Fields that this version does not know are passed over."""
-    return kind(**{name: _read(hint, data[name]) for name, hint in _hints(kind).items() if name in data})
+    return kind(**{name: _read(hint, data[name]) for name, hint in _hints(cast("Hashable", kind)).items() if name in data})
 
 
 def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -49,10 +49,10 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 def paths_of(kind: type[Any], prefix: str = "") -> list[str]:
     """Every path that a value of this kind can have, groups before their fields."""
     found = []
-    for name, hint in _hints(kind).items():
+    for name, hint in _hints(cast("Hashable", kind)).items():
         found.append(f"{prefix}{name}")
         if is_dataclass(hint):
-            found += paths_of(hint, f"{prefix}{name}.")
+            found += paths_of(cast("type[Any]", hint), f"{prefix}{name}.")
     return found
 
 
@@ -86,9 +86,9 @@ def _take_one(target: Any, source: Any, path: list[str]) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     """Each field's type, without its `| None`."""
-    return {name: _without_none(hint) for name, hint in get_type_hints(kind).items()}
+    return {name: _without_none(hint) for name, hint in get_type_hints(cast("Hashable", kind)).items()}
 
 
 def _without_none(hint: Any) -> Any:

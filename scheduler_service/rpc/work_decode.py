@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import structlog
+from carillon.v1 import run_pb2, work_pb2
 from google.protobuf.duration_pb2 import Duration
 
-from carillon.v1 import run_pb2, work_pb2
 from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, ItemResult, Result
 from scheduler_service.domain.errors import InvalidInput, Violation
 from scheduler_service.domain.record import ItemCounts, RunError
@@ -168,7 +168,8 @@ def _ref(ref: work_pb2.AttemptRef) -> AttemptRef:
     run_id, attempt, claim_id = ref.run_id, ref.attempt, ref.claim_id
     if len(run_id) != 16 or attempt < 1 or claim_id < 1:
         raise Malformed(
-            "attempt", f"has a run_id of {len(run_id)} bytes, attempt {attempt}, claim_id {claim_id}; send what was assigned"
+            "attempt",
+            f"has a run_id of {len(run_id)} bytes, attempt {attempt}, claim_id {claim_id}; send what was assigned",
         )
     return AttemptRef(UUID(bytes=run_id), attempt, claim_id)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
+from carillon.v1 import run_pb2, work_pb2, worker_service_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from carillon.v1 import run_pb2, work_pb2, worker_service_pb2
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
 from scheduler_service.domain.run import EPOCH, TriggerSource
 

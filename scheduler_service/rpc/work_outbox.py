@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from carillon.v1 import worker_service_pb2
+
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
 from scheduler_service.domain.errors import Unavailable
 from scheduler_service.rpc import work_encode
@@ -19,6 +21,8 @@ MOST_ENTRIES = 50_000
 MOST_CHARACTERS = 256 * 1024 * 1024
 _BATCH = 500
 _BATCH_CHARACTERS = 512 * 1024
+
+T = TypeVar("T")
 
 
 class Outbox:
@@ -147,5 +151,5 @@ class Outbox:
         return work_encode.assignments(claim_id, batch)
 
 
-def _taken[T](queue: deque[T]) -> list[T]:
+def _taken(queue: deque[T]) -> list[T]:
     return [queue.popleft() for _ in range(min(len(queue), _BATCH))]

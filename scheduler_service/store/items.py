@@ -12,7 +12,7 @@ from scheduler_service.store.sessions import Connection
 # The lock keeps the run from ending, and a later attempt from beginning, until the items are committed.
 _INSERT = """
 with held as (
-  select r.run_id, r.attempt, r.job_id, r.tenant_id
+  select r.run_id, r.attempt, r.claim_id, r.job_id, r.tenant_id
   from (select distinct * from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(claim_ids)s::bigint[])
           b(run_id, attempt, claim_id)) b
   join carillon.live_runs r on r.run_id = b.run_id and r.attempt = b.attempt and r.claim_id = b.claim_id
@@ -20,9 +20,9 @@ with held as (
 )
 insert into carillon.items (run_id, attempt, key, job_id, tenant_id, succeeded, error, finished_at)
 select i.run_id, i.attempt, i.key, h.job_id, h.tenant_id, i.succeeded, coalesce(i.error, ''), t.now
-from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(keys)s::text[], %(succeeded)s::boolean[],
-            %(errors)s::text[]) i(run_id, attempt, key, succeeded, error)
-join held h on h.run_id = i.run_id and h.attempt = i.attempt
+from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(claim_ids)s::bigint[], %(keys)s::text[],
+            %(succeeded)s::boolean[], %(errors)s::text[]) i(run_id, attempt, claim_id, key, succeeded, error)
+join held h on h.run_id = i.run_id and h.attempt = i.attempt and h.claim_id = i.claim_id
 cross join (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) t
 on conflict do nothing
 """

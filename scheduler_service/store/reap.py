@@ -66,6 +66,8 @@ on conflict do nothing
 _CHARGE = """
 update carillon.live_runs r set
   attempt = r.attempt + 1, run_after = c.run_after, last_error = c.error, alone = r.alone or c.lost,
+  first_started_at = coalesce(r.first_started_at, r.claimed_at),
+  run_deadline = coalesce(r.run_deadline, r.claimed_at + r.run_timeout),
   session_id = null, claim_id = null, claimed_at = null, deadline = null, started_at = null, progress = null
 from unnest(%(run_ids)s::uuid[], %(run_after)s::timestamptz[], %(errors)s::jsonb[], %(lost)s::boolean[])
   c(run_id, run_after, error, lost)

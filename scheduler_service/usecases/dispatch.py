@@ -98,9 +98,11 @@ class Dispatcher:
         """Whether a session with credit serves a route that is not known to be drained."""
         return any(session.credit > 0 and not session.routes <= self._drained for session in self._sessions)
 
-    def waiting_routes(self) -> frozenset[str]:
-        """Routes of which runs could be handed over now, were they due."""
-        return frozenset().union(*(session.routes for session in self._sessions if session.credit > 0))
+    async def seconds_to_next(self, connection: Connection) -> float | None:
+        """How long until a run may be handed over that waits for its time; None if none does, or nobody can take
+        one."""
+        routes = frozenset[str]().union(*(each.routes for each in self._sessions if each.credit > 0))
+        return await store.seconds_to_next(connection, routes) if routes else None
 
     async def dispatch(self, connection: Connection, *, now: datetime | None = None) -> int:
         """One claim for each session that can take more; answers how many runs were handed over."""

@@ -166,7 +166,8 @@ async def _rewrite(tx: Transaction, stored: StoredJob, overrides: JobOverrides, 
     runs = await arming.settle_jobs(tx, [job.job_id])
     values = JobValues(job.declared, overrides, wanted, stored.endpoint, job.job_id)
     await store.update_jobs(tx, job.service, [values])
-    await arming.follow_jobs(tx, [arming.JobTiming(job.job_id, wanted.timing)])
+    if wanted.timing != job.in_force(default_time_zone).timing:
+        await arming.follow_jobs(tx, [arming.JobTiming(job.job_id, wanted.timing)])
     return runs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
@@ -128,11 +128,8 @@ class _Plan:
     values: JobValues
     before: Job | None
     changed: Sequence[str] = ()
-
-    @property
-    def moves_schedules(self) -> bool:
-        """Whether what is in force for its schedules may change."""
-        return self.kind is not ChangeKind.UNCHANGED
+    moves_schedules: bool = True
+    """Whether the job's timing in force is another than before."""
 
 
 async def _register(tx: Transaction, manifest: Manifest, default_time_zone: str) -> tuple[Registration, int]:
@@ -170,11 +167,17 @@ def _planned(spec: JobSpec, stored: StoredJob | None, base_url: str, default_tim
         revived=before is not None and before.archived_at is not None,
     )
     if before is None or stored is None or values.revived:
-        return _Plan(ChangeKind.CREATED, values, before)
+        moves = before is None or _timing_differs(before, values, default_time_zone)
+        return _Plan(ChangeKind.CREATED, values, before, moves_schedules=moves)
     changed = changed_fields(before.declared, spec)
     if values.endpoint != stored.endpoint and _ENDPOINT not in changed:
         changed.append(_ENDPOINT)  # the service's base URL moved under it
-    return _Plan(ChangeKind.UPDATED if changed else ChangeKind.UNCHANGED, values, before, changed)
+    kind = ChangeKind.UPDATED if changed else ChangeKind.UNCHANGED
+    return _Plan(kind, values, before, changed, _timing_differs(before, values, default_time_zone))
+
+
+def _timing_differs(before: Job, values: JobValues, default_time_zone: str) -> bool:
+    return before.in_force(default_time_zone).timing != values.in_force.timing
 
 
 def _refuse_oversize(plans: Sequence[_Plan]) -> None:
@@ -206,8 +209,9 @@ def _removed(manifest: Manifest, stored: dict[str, StoredJob]) -> list[StoredJob
 async def _carry_out(tx: Transaction, manifest: Manifest, plans: Sequence[_Plan], removed: Sequence[int]) -> int:
     """Settles what was owed, then writes the jobs, then what is in force for their schedules. Answers how many runs
     settling made."""
-    old = [plan.values for plan in plans if plan.moves_schedules and plan.before is not None]
-    new = [plan.values for plan in plans if plan.before is None]
+    changed = [plan for plan in plans if plan.kind is not ChangeKind.UNCHANGED]
+    old = [plan.values for plan in changed if plan.before is not None]
+    new = [plan.values for plan in changed if plan.before is None]
     touched = [values.job_id for values in old]
     runs = await arming.settle_jobs(tx, [*touched, *removed]) if touched or removed else 0
     if removed:
@@ -218,8 +222,14 @@ async def _carry_out(tx: Transaction, manifest: Manifest, plans: Sequence[_Plan]
     there = [plan.values.job_id for plan in plans if plan.before is not None]
     if any(plan.before is not None and plan.before.generation != manifest.generation for plan in plans):
         await store.stamp_generation(tx, there, manifest.generation)
-    changed = [*old, *(replace(values, job_id=made[values.declared.job]) for values in new)]
-    await arming.follow_jobs(tx, [arming.JobTiming(each.job_id, each.in_force.timing) for each in changed])
+    await arming.follow_jobs(
+        tx,
+        [
+            arming.JobTiming(plan.values.job_id or made[plan.values.declared.job], plan.values.in_force.timing)
+            for plan in changed
+            if plan.moves_schedules
+        ],
+    )
     return runs
 
 

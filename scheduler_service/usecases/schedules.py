@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
@@ -86,7 +87,7 @@ async def _put(
     before = await store.lock_schedule(tx, name)
     timing = job.in_force(default_time_zone).timing
     wanted = take(before.spec if before else ScheduleSpec(), spec, mask)
-    _check_over_job(wanted, job, timing)
+    _check_over_job(wanted, job, timing, is_new=before is None)
     if before is None:
         made = await _create(tx, job, name, wanted, timing)
         if made:
@@ -133,21 +134,23 @@ def _allowed(job: Job | None, name: ScheduleName) -> Job:
 
 
 def _check(spec: ScheduleSpec, wrong: Violations) -> None:
-    check_timing(spec.timing, "schedule.timing", wrong, base=TimingSpec(cron=spec.timing.cron))
+    # Its phase has to fit an expression that may be the job's.
+    check_timing(replace(spec.timing, phase=None), "schedule.timing", wrong)
     check_labels(spec.labels, "schedule.labels", wrong)
     check_json(spec.config, "schedule.config", wrong)
 
 
-def _check_over_job(spec: ScheduleSpec, job: Job, timing: TimingSpec) -> None:
-    """What only shows together with the job: an expression must be somewhere, and a phase fit it."""
+def _check_over_job(spec: ScheduleSpec, job: Job, timing: TimingSpec, *, is_new: bool) -> None:
+    """What only shows together with the job: an expression must be somewhere, and a phase fit it. One that is there
+    may be disabled whatever it lacks."""
     wrong = Violations()
-    if not (timing.cron if spec.timing.cron is None else spec.timing.cron):
+    if (spec.enabled or is_new) and not (timing.cron if spec.timing.cron is None else spec.timing.cron):
         wrong.add(
             "schedule.timing.cron",
             "neither the schedule nor its job says when; write a cron expression such as `0 9 * * 1`"
             " (to stop a schedule, set `enabled` to false)",
         )
-    if spec.timing.phase:
+    if spec.timing.phase is not None:
         check_timing(TimingSpec(cron=spec.timing.cron, phase=spec.timing.phase), "schedule.timing", wrong, base=timing)
     check_json_size({**job.declared.config, **job.overrides.config, **spec.config}, "schedule.config", wrong)
     wrong.refuse_if_any()

@@ -19,7 +19,9 @@ from psycopg.rows import TupleRow
 from scheduler_service.domain import settling
 from scheduler_service.domain.settling import Decision, Standing
 from scheduler_service.store import tick as store
-from scheduler_service.store.tick import DueSchedule, Made, Settled
+from scheduler_service.store.tick import DueSchedule, Made, Settled, seconds_to_next
+
+__all__ = ["NOTHING", "NobodySeated", "Seating", "Ticked", "seconds_to_next", "settle_now", "tick"]
 
 BATCH = 500
 _UNREADABLE = (psycopg.DataError, psycopg.IntegrityError)

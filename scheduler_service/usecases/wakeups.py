@@ -12,6 +12,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from weakref import WeakSet
 
+from scheduler_service.store.notifications import direct_connection, hear, listen, tell
+
+__all__ = ["Topic", "Wakeup", "Wakeups", "direct_connection", "hear", "listen", "tell"]
+
 
 class Topic(StrEnum):
     """What happened."""

@@ -14,10 +14,6 @@ import grpc.aio
 import pytest
 from carillon.execution import Assignment, Completed, Run
 from carillon.session import WorkerSession
-from google.protobuf import duration_pb2
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
-
 from carillon.v1 import (
     registry_service_pb2,
     registry_service_pb2_grpc,
@@ -25,6 +21,9 @@ from carillon.v1 import (
     worker_service_pb2,
     worker_service_pb2_grpc,
 )
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 T = TypeVar("T")
 

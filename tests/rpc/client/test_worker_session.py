@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from carillon.execution import Completed, Failed, Run
-
 from carillon.v1 import work_pb2
 
 if TYPE_CHECKING:
@@ -405,14 +404,10 @@ async def test_draining_returns_what_was_not_started_and_waits_for_the_rest(
     await in_time(executor.started.get())
     draining = asyncio.ensure_future(session.drain(10))
     first = await stream.next("results")
-    assert [(r.attempt.run_id[-1], r.outcome) for r in first.results] == [
-        (2, work_pb2.ATTEMPT_OUTCOME_RETURNED)
-    ]
+    assert [(r.attempt.run_id[-1], r.outcome) for r in first.results] == [(2, work_pb2.ATTEMPT_OUTCOME_RETURNED)]
     stream.assign(new_run(3))
     late = await stream.next("results")
-    assert [(r.attempt.run_id[-1], r.outcome) for r in late.results] == [
-        (3, work_pb2.ATTEMPT_OUTCOME_RETURNED)
-    ]
+    assert [(r.attempt.run_id[-1], r.outcome) for r in late.results] == [(3, work_pb2.ATTEMPT_OUTCOME_RETURNED)]
     may_end.set()
     last = await stream.next("results")
     assert [r.outcome for r in last.results] == [work_pb2.ATTEMPT_OUTCOME_COMPLETED]

@@ -91,7 +91,7 @@ def check_name(kind: str, name: object) -> str:
 def job_spec(job: str, target: job_pb2.Target, **options: Unpack[JobOptions]) -> job_pb2.JobSpec:
     """The declaration of one job. Raises ValueError or TypeError with a sentence that names the job and option."""
     what = f"job {check_name('job', job)!r}"
-    _check_known(what, options, JobOptions)
+    _check_known(what, options)
     spec = job_pb2.JobSpec(
         job=job,
         display_name=_text(what, "display_name", options.get("display_name", ""), 200),
@@ -172,8 +172,8 @@ def labels(what: str, given: Mapping[str, str]) -> Mapping[str, str]:
     return given
 
 
-def _check_known(what: str, options: Mapping[str, Any], known: type) -> None:
-    names = sorted(known.__annotations__ | TimingOptions.__annotations__ | PolicyOptions.__annotations__)
+def _check_known(what: str, options: Mapping[str, Any]) -> None:
+    names = sorted(JobOptions.__annotations__)
     for option in options:
         if option not in names:
             close = difflib.get_close_matches(option, names, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from carillon.execution import Assignment, Completed, Failed, Run
 from carillon.outcome import BAD_RESULT, HANDLER_ERROR
-from carillon.payload import payload_decoder
+from carillon.payload import hints_of, payload_decoder
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,7 @@ def read_handler(job: str, function: Callable[..., Any], names: Mapping[str, Any
     what = f"handler {job!r}"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{what}: {function.__qualname__} is a generator; a handler returns, it does not yield")
-    try:
-        hints = typing.get_type_hints(function, localns=dict(names), include_extras=True)
-    except NameError as error:
-        raise TypeError(f"{what}: its annotations cannot be read: {error}") from None
+    hints = hints_of(function, names, what)
     run_parameter: str | None = None
     payload_parameter: str | None = None
     decode: Callable[[str], Any] | None = None

@@ -54,8 +54,8 @@ class Failed(Exception):
             )
         super().__init__(code, message, detail)
         self.code = code
-        self.message = message
-        self.detail = detail
+        self.message = str(message)
+        self.detail = str(detail)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

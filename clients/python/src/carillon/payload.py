@@ -47,6 +47,21 @@ def payload_decoder(annotation: Any, names: Mapping[str, Any]) -> Callable[[str]
     return from_json
 
 
+def hints_of(annotated: Any, names: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The annotations of a function or class, those in quotes too. Raises TypeError if one means nothing.
+
+    Names of its own module come first; `names` serves what is declared inside a function.
+    """
+    try:
+        return typing.get_type_hints(annotated, include_extras=True)
+    except NameError:
+        pass
+    try:
+        return typing.get_type_hints(annotated, localns=dict(names), include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{what}: the annotations of {annotated.__qualname__} cannot be read: {error}") from None
+
+
 class _Reader:
     """Reads annotations; remembers classes, so that one may mention itself."""
 
@@ -69,14 +84,14 @@ class _Reader:
             return self._list(annotation, origin or annotation, where)
         if origin in (dict, Mapping) or annotation is dict:
             return self._dict(get_args(annotation), where)
-        if isinstance(annotation, type):
+        if origin is None and isinstance(annotation, type):
             return self._class(annotation, where)
         raise TypeError(f"{where} is annotated as {_name(annotation)}, which JSON has no counterpart for")
 
     def _class(self, annotation: type, where: str) -> Decoder:
         if callable(getattr(annotation, "model_validate", None)):
             return _model(annotation)
-        if dataclasses.is_dataclass(annotation) or typing.is_typeddict(annotation):
+        if dataclasses.is_dataclass(annotation) or _is_typed_dict(annotation):
             if annotation not in self._classes:
                 fields = self._classes[annotation] = _Fields(annotation)
                 fields.read(self, self._names, where)
@@ -140,13 +155,10 @@ class _Fields:
 
     def read(self, reader: _Reader, names: dict[str, Any], where: str) -> None:
         """Reads the annotations of the class."""
-        try:
-            hints = typing.get_type_hints(self._cls, localns=names)
-        except NameError as error:
-            raise TypeError(f"{where}: the annotations of {self._cls.__name__} cannot be read: {error}") from None
-        if typing.is_typeddict(self._cls):
-            self._required = set(self._cls.__required_keys__)
+        hints = hints_of(self._cls, names, where)
+        if _is_typed_dict(self._cls):
             wanted = list(hints)
+            self._required = {name for name in wanted if _is_required(self._cls, name, hints[name])}
         else:
             fields = [field for field in dataclasses.fields(self._cls) if field.init]
             wanted = [field.name for field in fields]
@@ -264,9 +276,20 @@ def _is_object(annotation: Any) -> bool:
         annotation is dict
         or origin in (dict, Mapping)
         or dataclasses.is_dataclass(annotation)
-        or typing.is_typeddict(annotation)
+        or _is_typed_dict(annotation)
         or callable(getattr(annotation, "model_validate", None))
     )
+
+
+def _is_typed_dict(annotation: Any) -> bool:
+    """Whether it is a TypedDict, of typing or typing_extensions."""
+    return isinstance(annotation, type) and hasattr(annotation, "__required_keys__")
+
+
+def _is_required(cls: Any, name: str, hint: Any) -> bool:
+    # `__required_keys__` does not see Required and NotRequired inside quoted annotations.
+    said = getattr(get_origin(hint), "_name", None)
+    return said == "Required" if said in ("Required", "NotRequired") else name in cls.__required_keys__
 
 
 def _is_presence(origin: Any) -> bool:

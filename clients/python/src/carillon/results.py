@@ -84,8 +84,12 @@ def _failed(attempt: HeldAttempt, failed: Failed, now: float) -> work_pb2.Attemp
 
 
 def _unexpected(error: BaseException) -> Failed:
-    detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return Failed(HANDLER_ERROR, f"{type(error).__name__}: {error}", detail)
+    kind = type(error).__name__
+    try:
+        detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return Failed(HANDLER_ERROR, f"{kind}: {error}", detail)
+    except Exception:
+        return Failed(HANDLER_ERROR, f"{kind}, which cannot be written as text")
 
 
 def _result(attempt: HeldAttempt, outcome: work_pb2.AttemptOutcome.ValueType, now: float) -> work_pb2.AttemptResult:

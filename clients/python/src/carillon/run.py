@@ -145,7 +145,7 @@ class Run:
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
         """Reports how far the run is. Call it as often as you like: the newest goes out once a second."""
-        self.progress_made = (max(0, done), max(0, total or 0), message)
+        self.progress_made = (_count(done), _count(total or 0), str(message))
         self._reports.progressed()
 
     @overload
@@ -175,7 +175,7 @@ class Run:
 
         Raises ValueError unless the key has 1 to 256 characters.
         """
-        if not 1 <= len(key) <= ITEM_KEY_CHARACTERS or "\0" in key:
+        if not isinstance(key, str) or not 1 <= len(key) <= ITEM_KEY_CHARACTERS or "\0" in key:
             raise ValueError(f"an item's key must have 1 to {ITEM_KEY_CHARACTERS} characters: {key[:80]!r}")
         return Item(self, key)
 
@@ -201,6 +201,10 @@ class Run:
         self._keys.add(key)
         self._failed += error is not None
         self._reports.item_done(key, error)
+
+
+def _count(number: float) -> int:
+    return min(max(0, int(number)), 2**63 - 1)
 
 
 class Item(AbstractContextManager["Item"]):

@@ -18,15 +18,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-import grpc
-import grpc.aio
-
 from carillon import results
-from carillon.backoff import Backoff
 from carillon.channel import Connection, Tls
-from carillon.errors import CarillonError, from_rpc
 from carillon.execution import Executor
 from carillon.held import HeldAttempt, Holdings, Stop, read_assignment
 from carillon.lease import Lease
@@ -34,6 +30,7 @@ from carillon.outbox import Outbox
 from carillon.pace import Pace
 from carillon.slots import Slots
 from carillon.stream import StreamBroke, WorkStream
+from carillon.streams import Streams
 from carillon.v1 import work_pb2, worker_service_pb2
 from carillon.version import CLIENT
 
@@ -41,7 +38,6 @@ _log = logging.getLogger("carillon")
 
 STARTS_SECONDS = 0.1
 PROGRESS_SECONDS = 1.0
-REFUSED_SECONDS = 30.0
 FLUSH_SECONDS = 10.0
 CLEAN_UP_SECONDS = 5.0
 # With more results than this not acknowledged, the worker takes less: the scheduler is behind.
@@ -109,16 +105,12 @@ class WorkerSession:
         self._hello_sent_at = 0.0
         self._outstanding = 0  # credit granted on the current stream and not used yet
         self._unacknowledged = 0
-        self._current: WorkStream | None = None
-        self._streams: dict[WorkStream, asyncio.Task[float]] = {}
-        self._backoff = Backoff(0.2, 10.0)
+        self._streams = Streams(self._connection, self)
         self._starts = Pace(STARTS_SECONDS, self._starts_are_due)
         self._progress = Pace(PROGRESS_SECONDS, self._progress_is_due, at_once=True)
         self._lease_timer: asyncio.TimerHandle | None = None
         self._replica = ""
-        self._last_error = ""
         self._draining = False
-        self._closing = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,14 +119,14 @@ class WorkerSession:
     def state(self) -> SessionState:
         """How the session stands now."""
         return SessionState(
-            connected=self._current is not None,
-            replica=self._replica if self._current is not None else "",
+            connected=self._streams.current is not None,
+            replica=self._replica if self._streams.current is not None else "",
             running=self._slots.running,
             waiting=self._slots.waiting,
             held=len(self._holdings),
             unacknowledged=self._unacknowledged,
             draining=self._draining,
-            last_error=self._last_error,
+            last_error=self._streams.last_error,
         )
 
     async def wait_until(self, is_so: Callable[[SessionState], bool], seconds: float) -> bool:
@@ -155,7 +147,7 @@ class WorkerSession:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         try:
-            await self._stay_connected()
+            await self._streams.stay_connected()
         finally:
             await self._shut_down()
             self._stopped.set()
@@ -168,7 +160,7 @@ class WorkerSession:
         other workers at once.
         """
         if self._loop is None or self._stopped.is_set():
-            self._closing.set()
+            self._streams.close(worker_service_pb2.WorkRequest())
             return
         self._draining = True
         for attempt in self._slots.withdraw():
@@ -181,10 +173,19 @@ class WorkerSession:
         await self._slots.ended(CLEAN_UP_SECONDS)
         if not await self.wait_until(lambda state: not state.held, FLUSH_SECONDS):
             _log.error("%d results were not acknowledged; their runs will be tried again", len(self._holdings))
-        self._say_goodbye()
+        self._streams.close(worker_service_pb2.WorkRequest(goodbye=work_pb2.Goodbye()))
         await self._stopped.wait()
 
     # What the streams ask and tell.
+
+    @property
+    def session_id(self) -> bytes:
+        """The id of this incarnation: 16 bytes, another one after the session was lost."""
+        return self._session_id
+
+    def streams_changed(self) -> None:
+        """See `SessionOwner`."""
+        self._changed.set()
 
     def hello(self, stream: WorkStream) -> work_pb2.Hello:
         """See `StreamOwner`."""
@@ -198,13 +199,9 @@ class WorkerSession:
         )
 
     def welcomed(self, stream: WorkStream, welcome: work_pb2.Welcome) -> None:
-        """See `StreamOwner`. From here on this stream is the one that counts."""
-        if self._current is not None:
-            self._current.finish()
-        self._current = stream
+        """See `StreamOwner`."""
+        self._streams.welcomed(stream)
         self._replica = welcome.replica
-        self._last_error = ""
-        self._backoff.reset()
         self._lease.begin(welcome.lease.ToTimedelta().total_seconds(), self._hello_sent_at)
         self._watch_lease()
         self._outstanding = 0
@@ -216,7 +213,7 @@ class WorkerSession:
     def heartbeat(self, stream: WorkStream) -> work_pb2.Heartbeat:
         """See `StreamOwner`."""
         now = time.monotonic()
-        if stream is not self._current:
+        if stream is not self._streams.current:
             return work_pb2.Heartbeat(sequence=0, held_claims=self._holdings.claims)
         if self._lease.is_silent(now):
             raise StreamBroke("the scheduler does not answer heartbeats")
@@ -224,7 +221,7 @@ class WorkerSession:
 
     def next_message(self, stream: WorkStream) -> worker_service_pb2.WorkRequest | None:
         """See `StreamOwner`. Credit travels with whatever goes out."""
-        if stream is not self._current:
+        if stream is not self._streams.current:
             return None
         message = self._outbox.next_message(time.monotonic())
         credit = self._free() - self._outstanding
@@ -256,7 +253,7 @@ class WorkerSession:
     # Taking runs and forgetting them.
 
     def _take(self, stream: WorkStream, sent: work_pb2.Assignments) -> None:
-        if stream is self._current:
+        if stream is self._streams.current:
             self._outstanding = max(0, self._outstanding - len(sent.assignments))
         for assignment in sent.assignments:
             held = self._holdings.of_run(assignment.run_id)
@@ -336,8 +333,9 @@ class WorkerSession:
     def _on_report(self, attempt: HeldAttempt) -> None:
         if threading.get_ident() == self._thread:
             self._look_at(attempt)
-        elif self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._look_at, attempt)
+        elif self._loop is not None:
+            with suppress(RuntimeError):  # the loop was closed, and the function goes on in its thread
+                self._loop.call_soon_threadsafe(self._look_at, attempt)
 
     def _look_at(self, attempt: HeldAttempt) -> None:
         attempt.reported = False
@@ -361,8 +359,8 @@ class WorkerSession:
         return True
 
     def _wake(self) -> None:
-        if self._current is not None:
-            self._current.wake()
+        if self._streams.current is not None:
+            self._streams.current.wake()
 
     # The lease.
 
@@ -373,10 +371,10 @@ class WorkerSession:
         self._lease_timer = asyncio.get_running_loop().call_later(wait, self._lease_runs_out)
 
     def _lease_runs_out(self) -> None:
-        self._begin_anew("its lease runs out without an acknowledged heartbeat")
+        self.lost("its lease runs out without an acknowledged heartbeat")
 
-    def _begin_anew(self, why: str) -> None:
-        """Gives up all runs, and takes another session id."""
+    def lost(self, why: str) -> None:
+        """See `SessionOwner`. Gives up all runs, and takes another session id."""
         _log.warning("the session is lost: %s; %d runs are given up", why, len(self._holdings))
         if self._lease_timer is not None:
             self._lease_timer.cancel()
@@ -384,73 +382,7 @@ class WorkerSession:
             self._forget(attempt)
         self._session_id = uuid.uuid4().bytes
         self._lease = Lease()
-        self._current = None
-        for stream in self._streams:
-            stream.drop()
-
-    # Streams, one after the other.
-
-    async def _stay_connected(self) -> None:
-        while not self._closing.is_set():
-            stream = WorkStream(self._connection, self, self._session_id)
-            serving = asyncio.ensure_future(self._serve(stream))
-            self._streams[stream] = serving
-            wanted = asyncio.ensure_future(stream.successor_wanted.wait())
-            try:
-                await asyncio.wait({serving, wanted}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                wanted.cancel()
-            if serving.done() and not self._closing.is_set():
-                await self._pause(serving.result())
-
-    async def _serve(self, stream: WorkStream) -> float:
-        """Serves one stream to its end. Returns how long to wait before the next, in seconds."""
-        try:
-            await stream.serve()
-        except grpc.aio.AioRpcError as error:
-            return self._broke(stream, from_rpc(error))
-        except StreamBroke as error:
-            return self._broke(stream, CarillonError(str(error), code="UNAVAILABLE"))
-        except (OSError, ValueError) as error:
-            return self._broke(stream, CarillonError(f"TLS: {error}", code="INVALID_ARGUMENT"))
-        finally:
-            del self._streams[stream]
-            if self._current is stream:
-                self._current = None
-            self._changed.set()
-        return 0.0
-
-    def _broke(self, stream: WorkStream, error: CarillonError) -> float:
-        """Decides what the end of a stream means."""
-        if stream.is_finishing:
-            return 0.0
-        if error.reason == "SESSION_LOST" and stream.session_id == self._session_id:
-            self._begin_anew("the scheduler does not know it any more")
-            return self._backoff.next()
-        refused = error.code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT")
-        level = logging.ERROR if refused else logging.WARNING
-        if str(error) == self._last_error:
-            level = logging.DEBUG
-        self._last_error = str(error)
-        _log.log(level, "no stream to %s: %s", self._connection.target, error)
-        return REFUSED_SECONDS if refused else self._backoff.next()
-
-    async def _pause(self, seconds: float) -> None:
-        if not seconds:
-            return
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except asyncio.TimeoutError:
-            return
-
-    def _say_goodbye(self) -> None:
-        self._closing.set()
-        goodbye = worker_service_pb2.WorkRequest(goodbye=work_pb2.Goodbye())
-        for stream in self._streams:
-            if stream is self._current:
-                stream.finish(goodbye)
-            else:
-                stream.drop()
+        self._streams.drop_all()
 
     async def _shut_down(self) -> None:
         for timer in (self._starts, self._progress):
@@ -459,8 +391,5 @@ class WorkerSession:
             self._lease_timer.cancel()
         for attempt in self._holdings:
             self._forget(attempt)
-        serving = list(self._streams.values())
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await self._streams.cancel()
         await self._slots.ended(CLEAN_UP_SECONDS)

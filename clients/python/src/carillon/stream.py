@@ -94,10 +94,9 @@ class WorkStream:
             await channel.close()
 
     async def _serve_call(self, call: Any) -> None:
-        try:
-            welcome = await asyncio.wait_for(self._shake_hands(call), HANDSHAKE_SECONDS)
-        except asyncio.TimeoutError:
-            raise StreamBroke(f"no answer to Hello within {HANDSHAKE_SECONDS:g} s") from None
+        welcome = await self._welcome(call)
+        if welcome is None:
+            return
         self._interval = welcome.heartbeat_interval.ToTimedelta().total_seconds()
         parts = [
             asyncio.ensure_future(part)
@@ -112,6 +111,22 @@ class WorkStream:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _welcome(self, call: Any) -> work_pb2.Welcome | None:
+        """What the scheduler answers to `Hello`, or None if the stream was dropped meanwhile."""
+        shaking = asyncio.ensure_future(self._shake_hands(call))
+        dropped = asyncio.ensure_future(self._dropped.wait())
+        try:
+            await asyncio.wait({shaking, dropped}, timeout=HANDSHAKE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if shaking.done():
+                return shaking.result()
+            if dropped.done():
+                return None
+            raise StreamBroke(f"no answer to Hello within {HANDSHAKE_SECONDS:g} s")
+        finally:
+            for task in (shaking, dropped):
+                task.cancel()
+            await asyncio.gather(shaking, dropped, return_exceptions=True)
 
     async def _shake_hands(self, call: Any) -> work_pb2.Welcome:
         await call.write(worker_service_pb2.WorkRequest(hello=self._owner.hello(self)))

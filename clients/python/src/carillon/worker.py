@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,8 @@ from carillon.session import SessionState, WorkerSession
 
 if TYPE_CHECKING:
     from carillon.jobs import Jobs
+
+_log = logging.getLogger("carillon")
 
 DRAIN_SECONDS = 30.0
 
@@ -70,6 +73,7 @@ class Worker:
 
     async def __aenter__(self) -> Worker:
         self._running = asyncio.ensure_future(self.run())
+        self._running.add_done_callback(_tell_of_a_crash)
         return self
 
     async def __aexit__(
@@ -85,6 +89,11 @@ class Worker:
         finally:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+
+
+def _tell_of_a_crash(running: asyncio.Task[None]) -> None:
+    if not running.cancelled() and (error := running.exception()) is not None:
+        _log.critical("the worker ended by a fault in the client", exc_info=error)
 
 
 @contextmanager

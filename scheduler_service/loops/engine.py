@@ -1,0 +1,70 @@
+"""The engine of one replica: its loops, put together, started, and stopped in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from scheduler_service.loops.completer import CompleterLoop
+from scheduler_service.loops.housekeeper import Housekeeper
+from scheduler_service.loops.loop import Connection, Health, Loop
+from scheduler_service.loops.notifier import Listener, Teller
+from scheduler_service.loops.ticker import Ticker
+from scheduler_service.store.database import Database
+from scheduler_service.usecases.complete import Completer
+from scheduler_service.usecases.dispatch import Dispatcher
+from scheduler_service.usecases.sessions import Sessions
+from scheduler_service.usecases.wakeups import Wakeups, direct_connection
+
+
+class Engine:
+    """Ticks, dispatches and completes for this replica. `listen_url`: a direct connection for LISTEN, where the
+    engine's own goes through PgBouncer; empty uses the engine's."""
+
+    def __init__(
+        self, database: Database, sessions: Sessions, wakeups: Wakeups, replica: str, listen_url: str = ""
+    ) -> None:
+        self.replica = replica
+        self.completer = Completer(wakeups)
+        self.dispatcher = Dispatcher(sessions, wakeups)
+        self._ticker = Ticker(database.hot_connection, self.dispatcher, wakeups)
+        sessions.on_credit = self._ticker.wakeup.set
+        teller = Teller(database.hot_connection, wakeups)
+
+        async def connect_directly() -> Connection:
+            return await (direct_connection(listen_url) if listen_url else database.hot_connection())
+
+        self._completing = CompleterLoop(database.hot_connection, self.completer)
+        self._others: list[Loop] = [
+            teller,
+            Listener(connect_directly, wakeups, teller),
+            Housekeeper(database.hot_connection),
+        ]
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        return (self._ticker, self._completing, *self._others)
+
+    async def start(self) -> None:
+        """Starts every loop. A database that is away keeps none of them from starting."""
+        for loop in self.loops:
+            loop.start()
+
+    async def stop_handing_out(self) -> None:
+        """Stops ticking and claiming: the first thing to do when this replica goes. Results are still taken."""
+        await self._ticker.stop()
+
+    async def drain(self, *, within: float = 10.0) -> None:
+        """Ends the loops: what makes work first, completion last, once all that was reported is committed."""
+        await self.stop_handing_out()
+        await self._completing.stop(within=within)
+        await asyncio.gather(*(loop.stop() for loop in self._others))
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """How each loop fares, by its name."""
+        return {health.name: asdict(health) for health in map(_health, self.loops)}
+
+
+def _health(loop: Loop) -> Health:
+    return loop.health()

@@ -1,0 +1,165 @@
+"""Job messages and domain values. Reading goes on past what is wrong, and lists it."""
+
+from __future__ import annotations
+
+from carillon.v1 import job_pb2, registry_service_pb2
+from scheduler_service.domain.fields import Violations
+from scheduler_service.domain.job import (
+    HandlerTarget,
+    HttpTarget,
+    Job,
+    JobOverrides,
+    JobSpec,
+    Manifest,
+    Policies,
+    RetryPolicy,
+    Target,
+    TimingSpec,
+)
+from scheduler_service.domain.overlap import Overlap
+from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
+from scheduler_service.rpc.structs import from_struct, to_struct
+from scheduler_service.rpc.values import (
+    read_duration,
+    read_enum,
+    write_duration,
+    write_time,
+)
+from scheduler_service.usecases.registry import JobChange
+
+
+def read_manifest(request: registry_service_pb2.RegisterJobsRequest, wrong: Violations) -> Manifest:
+    return Manifest(
+        service=request.service,
+        generation=request.generation,
+        jobs=tuple(_read_spec(spec, f"jobs[{index}]", wrong) for index, spec in enumerate(request.jobs)),
+        base_url=request.base_url,
+        allow_mass_removal=request.allow_mass_removal,
+    )
+
+
+def read_overrides(message: job_pb2.JobOverrides, path: str, wrong: Violations) -> JobOverrides:
+    return JobOverrides(
+        timing=read_timing(message.timing, f"{path}.timing", wrong),
+        policies=_read_policies(message.policies, f"{path}.policies", wrong),
+        config=from_struct(message.config),
+    )
+
+
+def read_timing(message: job_pb2.Timing, path: str, wrong: Violations) -> TimingSpec:
+    return TimingSpec(
+        cron=message.cron if message.HasField("cron") else None,
+        time_zone=message.time_zone or None,
+        gap=read_enum(message, "gap", GapPolicy, "GAP_POLICY_", path, wrong),
+        repeat=read_enum(message, "repeat", RepeatPolicy, "REPEAT_POLICY_", path, wrong),
+        phase=read_duration(message, "phase", path, wrong),
+        jitter=read_duration(message, "jitter", path, wrong),
+    )
+
+
+def write_job(job: Job, default_time_zone: str) -> job_pb2.Job:
+    return job_pb2.Job(
+        name=str(job.name),
+        declared=_write_spec(job.declared),
+        overrides=_write_overrides(job.overrides),
+        effective=_write_spec(job.in_force(default_time_zone)),
+        paused=job.paused_at is not None,
+        generation=job.generation,
+        create_time=write_time(job.created_at),
+        update_time=write_time(job.updated_at),
+        archive_time=write_time(job.archived_at),
+        next_run_time=write_time(job.next_run_at),
+    )
+
+
+def write_change(change: JobChange, default_time_zone: str) -> registry_service_pb2.JobChange:
+    return registry_service_pb2.JobChange(
+        name=str(change.job.name),
+        kind=registry_service_pb2.ChangeKind.Value(f"CHANGE_KIND_{change.kind}"),
+        changed_fields=change.changed_fields,
+        overridden_fields=change.overridden_fields,
+        job=write_job(change.job, default_time_zone),
+    )
+
+
+def write_timing(timing: TimingSpec) -> job_pb2.Timing:
+    return job_pb2.Timing(
+        cron=timing.cron,
+        time_zone=timing.time_zone,
+        gap=job_pb2.GapPolicy.Value(f"GAP_POLICY_{timing.gap.name}") if timing.gap else None,
+        repeat=job_pb2.RepeatPolicy.Value(f"REPEAT_POLICY_{timing.repeat.name}") if timing.repeat else None,
+        phase=write_duration(timing.phase),
+        jitter=write_duration(timing.jitter),
+    )
+
+
+def _read_spec(message: job_pb2.JobSpec, path: str, wrong: Violations) -> JobSpec:
+    return JobSpec(
+        job=message.job,
+        display_name=message.display_name,
+        description=message.description,
+        labels=dict(message.labels),
+        target=_read_target(message.target),
+        timing=read_timing(message.timing, f"{path}.timing", wrong),
+        policies=_read_policies(message.policies, f"{path}.policies", wrong),
+        config=from_struct(message.config),
+        tenant_schedules=message.tenant_schedules,
+    )
+
+
+def _read_target(message: job_pb2.Target) -> Target:
+    if message.HasField("http"):
+        return Target(http=HttpTarget(message.http.endpoint))
+    return Target(handler=HandlerTarget() if message.HasField("handler") else None)
+
+
+def _read_policies(message: job_pb2.Policies, path: str, wrong: Violations) -> Policies:
+    retry = message.retry
+    return Policies(
+        overlap=read_enum(message, "overlap", Overlap, "OVERLAP_", path, wrong),
+        attempt_timeout=read_duration(message, "attempt_timeout", path, wrong),
+        run_timeout=read_duration(message, "run_timeout", path, wrong),
+        retry=RetryPolicy(
+            max_attempts=retry.max_attempts if retry.HasField("max_attempts") else None,
+            delay=read_duration(retry, "delay", f"{path}.retry", wrong),
+        ),
+        cancel_grace=read_duration(message, "cancel_grace", path, wrong),
+    )
+
+
+def _write_spec(spec: JobSpec) -> job_pb2.JobSpec:
+    return job_pb2.JobSpec(
+        job=spec.job,
+        display_name=spec.display_name,
+        description=spec.description,
+        labels=spec.labels,
+        target=_write_target(spec.target),
+        timing=write_timing(spec.timing),
+        policies=_write_policies(spec.policies),
+        config=to_struct(spec.config),
+        tenant_schedules=spec.tenant_schedules,
+    )
+
+
+def _write_overrides(overrides: JobOverrides) -> job_pb2.JobOverrides:
+    return job_pb2.JobOverrides(
+        timing=write_timing(overrides.timing),
+        policies=_write_policies(overrides.policies),
+        config=to_struct(overrides.config),
+    )
+
+
+def _write_target(target: Target) -> job_pb2.Target:
+    if target.http is not None:
+        return job_pb2.Target(http=job_pb2.HttpTarget(endpoint=target.http.endpoint))
+    return job_pb2.Target(handler=job_pb2.HandlerTarget() if target.handler is not None else None)
+
+
+def _write_policies(policies: Policies) -> job_pb2.Policies:
+    return job_pb2.Policies(
+        overlap=job_pb2.Overlap.Value(f"OVERLAP_{policies.overlap.name}") if policies.overlap else None,
+        attempt_timeout=write_duration(policies.attempt_timeout),
+        run_timeout=write_duration(policies.run_timeout),
+        retry=job_pb2.RetryPolicy(max_attempts=policies.retry.max_attempts, delay=write_duration(policies.retry.delay)),
+        cancel_grace=write_duration(policies.cancel_grace),
+    )

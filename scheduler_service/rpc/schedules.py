@@ -1,0 +1,51 @@
+"""ScheduleService."""
+
+from __future__ import annotations
+
+from carillon.v1 import schedule_service_pb2 as pb
+from carillon.v1 import schedule_service_pb2_grpc
+from scheduler_service.domain.fields import Violations
+from scheduler_service.domain.names import ScheduleName, ScheduleParent
+from scheduler_service.domain.schedule import ALL_FIELDS
+from scheduler_service.rpc.calls import Context, caller
+from scheduler_service.rpc.schedule_messages import read_schedule, write_schedule
+from scheduler_service.rpc.strict import unknown_fields
+from scheduler_service.store.database import Database
+from scheduler_service.usecases import schedules
+from scheduler_service.usecases.wakeups import Wakeups
+
+
+class ScheduleService(schedule_service_pb2_grpc.ScheduleServiceServicer):
+    """Reads and sets schedules. `default_time_zone` is in force where nobody names one."""
+
+    def __init__(self, database: Database, wakeups: Wakeups, *, default_time_zone: str = "UTC") -> None:
+        self._database = database
+        self._wakeups = wakeups
+        self._default_time_zone = default_time_zone
+
+    async def GetSchedule(self, request: pb.GetScheduleRequest, context: Context) -> pb.GetScheduleResponse:
+        name = ScheduleName.parse(request.name)
+        schedule = await schedules.get_schedule(self._database, caller(), name)
+        return pb.GetScheduleResponse(schedule=write_schedule(schedule))
+
+    async def ListSchedules(self, request: pb.ListSchedulesRequest, context: Context) -> pb.ListSchedulesResponse:
+        parent = ScheduleParent.parse(request.parent)
+        page, token = await schedules.list_schedules(
+            self._database, caller(), parent, size=request.page_size, token=request.page_token
+        )
+        return pb.ListSchedulesResponse(schedules=map(write_schedule, page), next_page_token=token)
+
+    async def PutSchedule(self, request: pb.PutScheduleRequest, context: Context) -> pb.PutScheduleResponse:
+        wrong = Violations(unknown_fields(request))
+        spec = read_schedule(request.schedule, wrong)
+        schedule = await schedules.put_schedule(
+            self._database,
+            self._wakeups,
+            caller(),
+            ScheduleName.parse(request.schedule.name, "schedule.name"),
+            spec,
+            list(request.update_mask.paths) or ALL_FIELDS,
+            default_time_zone=self._default_time_zone,
+            problems=list(wrong),
+        )
+        return pb.PutScheduleResponse(schedule=write_schedule(schedule))

@@ -1,0 +1,64 @@
+"""`google.protobuf.Struct` from JSON documents and back.
+
+A Struct's numbers are doubles. An integer that no double holds exactly (beyond 2**53, mostly ids) is sent as a string
+of its digits, as protobuf's JSON mapping does with 64-bit integers: a number that was silently another one is worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+_EXACT = 2**53
+
+
+def to_struct(document: Mapping[str, Any]) -> Struct:
+    """The Struct of a JSON object."""
+    struct = Struct()
+    struct.update({key: _exact(value) for key, value in document.items()})
+    return struct
+
+
+def from_struct(struct: Struct) -> dict[str, Any]:
+    """The JSON object of a Struct; whole numbers are ints as far as doubles count them."""
+    return {key: _plain(value) for key, value in struct.fields.items()}
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if _is_double(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: _exact(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_exact(inner) for inner in value]
+    return value
+
+
+def _is_double(number: int) -> bool:
+    if -_EXACT <= number <= _EXACT:
+        return True
+    try:
+        return int(float(number)) == number
+    except OverflowError:
+        return False
+
+
+def _plain(value: Value) -> Any:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return from_struct(value.struct_value)
+        case "list_value":
+            return [_plain(inner) for inner in value.list_value.values]
+        case _:
+            return None

@@ -1,0 +1,184 @@
+"""`carillon.v1.WorkerService`: the stream of a worker.
+
+Each stream has a reader (this worker's messages, in their order) and a writer (its outbox). The leases say which
+stream of a session counts; the completer takes results; nothing here waits for the worker to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+import structlog
+from carillon.v1 import worker_service_pb2, worker_service_pb2_grpc
+
+from scheduler_service.domain.access import Principal
+from scheduler_service.domain.attempt import ItemResult, Result
+from scheduler_service.domain.errors import Unavailable
+from scheduler_service.rpc import work_decode
+from scheduler_service.rpc.work_decode import Malformed
+from scheduler_service.rpc.work_outbox import Outbox
+from scheduler_service.usecases.leases import Leases
+from scheduler_service.usecases.report import Reports
+from scheduler_service.usecases.sessions import ConnectedSession, Sessions
+
+log = structlog.get_logger()
+
+HELLO_SECONDS = 10.0
+_MOST_UNCOMMITTED = 50_000
+_LOOK_AGAIN_SECONDS = 0.05
+
+WorkRequest = worker_service_pb2.WorkRequest
+WorkResponse = worker_service_pb2.WorkResponse
+
+
+class Results(Protocol):
+    """Where results go; its length is how many are not committed yet."""
+
+    def submit(self, results: Sequence[Result], session: ConnectedSession) -> None: ...
+
+    def submit_items(self, items: Sequence[ItemResult]) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
+    """`caller` says who makes the call that is being handled; `lease`, `heartbeat_interval` and `hello_timeout` are in
+    seconds."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        sessions: Sessions,
+        reports: Reports,
+        results: Results,
+        *,
+        caller: Callable[[], Principal],
+        replica: str,
+        lease: float = 30.0,
+        heartbeat_interval: float = 5.0,
+        hello_timeout: float = HELLO_SECONDS,
+        new_outbox: Callable[[], Outbox] = Outbox,
+    ) -> None:
+        self._leases = leases
+        self._sessions = sessions
+        self._reports = reports
+        self._results = results
+        self._caller = caller
+        self._replica = replica
+        self._lease = lease
+        self._heartbeat_interval = heartbeat_interval
+        self._hello_timeout = hello_timeout
+        self._new_outbox = new_outbox
+        self._draining = False
+        self._streams: dict[Outbox, ConnectedSession] = {}
+        self._leaving: set[asyncio.Future[None]] = set()
+        self._ended = asyncio.Event()
+
+    async def Work(  # noqa: N802  # the contract's name
+        self,
+        request_iterator: AsyncIterator[WorkRequest],
+        context: worker_service_pb2_grpc._ServicerContext,
+    ) -> AsyncIterator[WorkResponse]:
+        if self._draining:
+            raise Unavailable("this replica is going; connect to another one")
+        principal = self._caller()
+        first = await self._first_message(request_iterator)
+        if first is None:
+            return
+        outbox = self._new_outbox()
+        outbox.welcome(self._lease, self._heartbeat_interval, self._replica)
+        hello = work_decode.hello_of(first.hello)
+        credit = work_decode.credit_of(first.credit, 0)
+        session = await self._leases.open(principal, hello, outbox)
+        reader = asyncio.ensure_future(self._read(request_iterator, session, outbox))
+        self._begun(session, outbox, reader)
+        # A writer that waits for a worker which went away is not told; the call is.
+        context.add_done_callback(lambda _: outbox.finish())  # type: ignore[arg-type]  # typed as synchronous
+        self._sessions.grant(session, credit)
+        try:
+            async for message in outbox.messages():
+                yield message
+        finally:
+            outbox.finish()
+
+    async def drain(self, grace: float) -> None:
+        """Asks every worker to go to another replica, refuses new streams, and waits for the streams to end; those
+        that have not after `grace` seconds are closed."""
+        self._draining = True
+        for outbox, session in self._streams.items():
+            self._sessions.disconnect(session)
+            outbox.drain()
+        try:
+            async with asyncio.timeout(grace):
+                while self._streams:
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError:
+            for outbox in list(self._streams):
+                outbox.end(Unavailable("this replica stops; connect to another one"))
+
+    def _begun(self, session: ConnectedSession, outbox: Outbox, reader: asyncio.Future[None]) -> None:
+        def ended() -> None:
+            self._leases.close(session)
+            self._streams.pop(outbox, None)
+            self._ended.set()
+            reader.cancel()
+            log.info("stream ended", session=str(session.session_id), worker=session.worker)
+
+        self._streams[outbox] = session
+        outbox.on_end = ended
+        log.info("stream opened", session=str(session.session_id), worker=session.worker, stream=session.stream)
+
+    async def _first_message(self, requests: AsyncIterator[WorkRequest]) -> WorkRequest | None:
+        """The Hello; None if the worker closed the stream before. Errors: Malformed."""
+        try:
+            async with asyncio.timeout(self._hello_timeout):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise Malformed("hello", f"did not come within {self._hello_timeout:g} s; send it first") from None
+        if first is not None and not first.HasField("hello"):
+            raise Malformed("hello", "must be the first message of a stream")
+        return first
+
+    async def _read(self, requests: AsyncIterator[WorkRequest], session: ConnectedSession, outbox: Outbox) -> None:
+        """Takes the worker's messages until it closes its side, says Goodbye, or one is wrong."""
+        try:
+            async for request in requests:
+                if request.HasField("goodbye"):
+                    await self._leave(session)
+                    break
+                self._take(request, session, outbox)
+                # While the database is away, what is reported waits in the workers, not in our memory.
+                while len(self._results) > _MOST_UNCOMMITTED:  # noqa: ASYNC110  # nothing says that it shrank
+                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            outbox.finish()
+        except Exception as error:
+            outbox.end(error)
+
+    async def _leave(self, session: ConnectedSession) -> None:
+        """To its end, even if the worker hangs up meanwhile."""
+        leaving = asyncio.ensure_future(self._leases.leave(session))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        await asyncio.shield(leaving)
+
+    def _take(self, request: WorkRequest, session: ConnectedSession, outbox: Outbox) -> None:
+        kind = request.WhichOneof("message")
+        if kind == "results":
+            results = work_decode.results_of(request.results.results, session.session_id)
+            self._results.submit(results, session)
+        elif kind == "items":
+            self._results.submit_items(work_decode.items_of(request.items))
+        elif kind == "starts":
+            self._reports.started(session.session_id, work_decode.starts_of(request.starts))
+        elif kind == "progress":
+            self._reports.progressed(session.session_id, work_decode.progress_of(request.progress))
+        elif kind == "heartbeat":
+            held = work_decode.claims_of(request.heartbeat.held_claims)
+            self._leases.beat(session, request.heartbeat.sequence, [*held, *outbox.unsent_claims])
+        elif kind == "hello":
+            raise Malformed("hello", "came a second time; it is only the first message of a stream")
+        if request.credit:
+            self._sessions.grant(session, work_decode.credit_of(request.credit, session.credit))

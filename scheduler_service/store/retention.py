@@ -1,0 +1,18 @@
+"""What is kept for a while only."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import psycopg
+from psycopg.rows import TupleRow
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+REQUESTS_KEPT = timedelta(hours=24)
+
+
+async def forget_requests(connection: Connection) -> int:
+    """Forgets the answers to requests that may not be sent again; answers how many."""
+    forgotten = "delete from carillon.requests where created_at < clock_timestamp() - %s"
+    return (await connection.execute(forgotten, [REQUESTS_KEPT])).rowcount

@@ -1,0 +1,36 @@
+"""What has to be done now and then, by whichever replica comes first: each is harmless to do twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from scheduler_service.store.partitions import create_partitions
+from scheduler_service.store.retention import forget_requests
+from scheduler_service.store.statistics import fold_statistics
+
+Connection = psycopg.AsyncConnection[Any]
+HOUR = 3_600.0
+
+# What, and after how many seconds again. The record's partitions first: without one, no run could end.
+CHORES = ((create_partitions, HOUR), (fold_statistics, 10.0), (forget_requests, HOUR))
+
+
+class Housekeeping:
+    """The chores, and when each is due again."""
+
+    def __init__(self) -> None:
+        self._due_at = [0.0] * len(CHORES)
+
+    async def step(self, connection: Connection, now: float) -> bool:
+        """Does the first chore that is due at `now`, seconds of any clock. Answers whether one was."""
+        for place, (chore, period) in enumerate(CHORES):
+            if self._due_at[place] <= now:
+                await chore(connection)
+                self._due_at[place] = now + period
+                return True
+        return False
+
+    def next_at(self) -> float:
+        return min(self._due_at)

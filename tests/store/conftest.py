@@ -1,0 +1,33 @@
+"""The engine's own connections, for tests that step it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from scheduler_service.store.database import Database
+from tests.builders import connect
+from tests.conftest import DatabaseUrls
+
+
+@pytest.fixture
+def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
+    """A superuser's connection, past every policy."""
+    with connect(database_urls.admin) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def hot(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async with await database.hot_connection() as connection:
+        yield connection
+
+
+@pytest.fixture
+async def other(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """Another replica's connection."""
+    async with await database.hot_connection() as connection:
+        yield connection

@@ -1,0 +1,130 @@
+"""What a declaration says, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from carillon import Jobs, Run
+from carillon.v1 import job_pb2
+
+
+def test_options_become_the_declared_job() -> None:
+    jobs = Jobs("email-service", base_url="http://email-service:8080", generation=7)
+    jobs.endpoint(
+        "weekly-digest",
+        "/api/jobs/weekly-digest",
+        cron="0 9 * * 1",
+        time_zone="America/New_York",
+        display_name="Weekly digest",
+        labels={"job_type": "digest"},
+        config={"lists": ["a", "b"], "limit": 5},
+        timeout=90,
+        run_timeout=timedelta(hours=2),
+        retries=4,
+        retry_delay=0.5,
+        overlap="allow_all",
+        gap="skip",
+        repeat="both",
+        jitter=30,
+        cancel_grace=0,
+        tenant_schedules=True,
+    )
+    manifest = jobs.manifest()
+    assert (manifest.service, manifest.generation, manifest.base_url) == (
+        "email-service",
+        7,
+        "http://email-service:8080",
+    )
+    [spec] = manifest.jobs
+    assert spec.target.http.endpoint == "/api/jobs/weekly-digest"
+    assert (spec.timing.cron, spec.timing.time_zone) == ("0 9 * * 1", "America/New_York")
+    assert spec.timing.gap == job_pb2.GAP_POLICY_SKIP
+    assert spec.timing.repeat == job_pb2.REPEAT_POLICY_BOTH
+    assert spec.timing.jitter.seconds == 30
+    assert spec.policies.attempt_timeout.seconds == 90
+    assert spec.policies.run_timeout.seconds == 7_200
+    assert spec.policies.retry.max_attempts == 5
+    assert spec.policies.retry.delay.nanos == 500_000_000
+    assert spec.policies.overlap == job_pb2.OVERLAP_ALLOW_ALL
+    assert spec.policies.HasField("cancel_grace")
+    assert dict(spec.labels) == {"job_type": "digest"}
+    assert spec.tenant_schedules
+
+
+def test_what_is_not_said_is_left_to_the_scheduler() -> None:
+    jobs = Jobs("email-service")
+    jobs.endpoint("ping", "http://elsewhere/ping")
+    [spec] = jobs.manifest().jobs
+    assert not spec.timing.HasField("cron")
+    assert not spec.policies.HasField("overlap")
+    assert not spec.policies.HasField("attempt_timeout")
+    assert not spec.policies.HasField("retry")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"retires": 3}, TypeError, "unknown option 'retires'; did you mean 'retries'?"),
+        ({"retries": -1}, ValueError, "retries must be a whole number from 0 to 99, not -1"),
+        ({"retries": True}, ValueError, "retries must be a whole number"),
+        ({"timeout": 0}, ValueError, "timeout must be from 1 s to 7 days, not 0 s"),
+        ({"timeout": "90"}, TypeError, "timeout must be seconds or a timedelta, not str"),
+        ({"timeout": float("nan")}, ValueError, "timeout must be a number of seconds"),
+        ({"overlap": "SKIP"}, ValueError, "overlap must be 'skip' or 'allow_all', not 'SKIP'"),
+        ({"cron": 5}, TypeError, "cron must be a string, not int"),
+        ({"labels": {"a b": "c"}}, ValueError, "label 'a b'"),
+        ({"config": {"a": [1, {"b": 2**53 + 1}]}}, ValueError, "config.a[1].b is 9007199254740993, beyond 2**53"),
+        ({"config": {"a": float("inf")}}, ValueError, "config.a is inf, which JSON does not have"),
+        ({"config": {"a": "x\0y"}}, ValueError, "config.a contains a NUL character"),
+        ({"config": {"a": b"x"}}, TypeError, "config.a is a bytes, which JSON cannot carry"),
+        ({"config": {1: 2}}, TypeError, "config has the key 1; keys must be strings"),
+        ({"config": {"a": "x" * 300_000}}, ValueError, "at most 262,144 are allowed"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence(options: dict[str, Any], error: type[Exception], says: str) -> None:
+    jobs = Jobs("email-service")
+    with pytest.raises(error) as raised:
+        jobs.endpoint("digest", "http://x/y", **options)
+    assert says in str(raised.value)
+    assert "job 'digest'" in str(raised.value)
+    assert not jobs.manifest().jobs
+
+
+@pytest.mark.parametrize("name", ["", "Digest", "-x", "a" * 64, "a/b", "ü"])
+def test_names_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a job's name"):
+        Jobs("email-service").endpoint(name, "http://x/y")
+    with pytest.raises(ValueError, match="cannot be a service's name"):
+        Jobs(name)
+
+
+def test_a_relative_endpoint_needs_a_base_url() -> None:
+    with pytest.raises(ValueError, match="base_url='http://my-service:8080'"):
+        Jobs("email-service").endpoint("digest", "/digest")
+
+
+def test_a_job_is_declared_once() -> None:
+    jobs = Jobs("email-service")
+    jobs.endpoint("digest", "http://x/y")
+    with pytest.raises(ValueError, match="'digest' is declared twice"):
+
+        @jobs.handler("digest")
+        def digest(run: Run) -> None: ...
+
+    assert not jobs.handlers
+
+
+def test_the_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARILLON_TARGET", "scheduler:7007")
+    monkeypatch.setenv("CARILLON_SERVICE_TOKEN", "id.very-secret")
+    monkeypatch.setenv("CARILLON_GENERATION", "12")
+    jobs = Jobs("email-service")
+    assert jobs.connection.target == "scheduler:7007"
+    assert jobs.connection.metadata() == (("x-service-token", "id.very-secret"),)
+    assert jobs.manifest().generation == 12
+    assert "very-secret" not in repr(jobs) + repr(jobs.connection)
+    monkeypatch.setenv("CARILLON_GENERATION", "twelve")
+    with pytest.raises(ValueError, match="CARILLON_GENERATION must be a whole number, not 'twelve'"):
+        Jobs("email-service")

@@ -1,0 +1,59 @@
+"""Page tokens are good for the next page of their own list, and for nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler_service.domain.errors import InvalidInput
+from scheduler_service.store.pages import Pages, page_size
+
+PAGES = Pages("jobs", {"caller": "admin:alice", "of": ["email-service", {}]})
+
+
+def test_a_token_gives_back_the_position_it_was_made_of() -> None:
+    token = PAGES.token(["email-service", "weekly-digest"])
+    assert PAGES.position(token, columns=2) == ["email-service", "weekly-digest"]
+
+
+def test_no_token_is_the_first_page() -> None:
+    assert PAGES.position("", columns=2) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Pages("schedules", PAGES.filters),
+        Pages("jobs", {**PAGES.filters, "caller": "admin:bob"}),
+        Pages("jobs", {**PAGES.filters, "of": ["kpi-service", {}]}),
+    ],
+)
+def test_a_token_of_another_list_filter_or_caller_is_refused(other: Pages) -> None:
+    with pytest.raises(InvalidInput, match="no token of this list"):
+        PAGES.position(other.token(["a", "b"]), columns=2)
+
+
+def test_a_token_that_was_changed_anywhere_is_refused() -> None:
+    token = PAGES.token(["email-service", "weekly-digest"])
+    for place in range(len(token)):
+        mangled = token[:place] + ("A" if token[place] != "A" else "Q") + token[place + 1 :]
+        if mangled.rstrip("A") == token.rstrip("A"):
+            continue
+        try:
+            position = PAGES.position(mangled, columns=2)
+        except InvalidInput:
+            continue
+        # Only unused bits of the last character may differ without meaning anything.
+        assert place == len(token) - 1
+        assert position == ["email-service", "weekly-digest"]
+
+
+@pytest.mark.parametrize("token", ["x", "not base64!", "é", "A" * 5000, "====", "QUJD"])
+def test_anything_else_is_refused(token: str) -> None:
+    with pytest.raises(InvalidInput):
+        PAGES.position(token, columns=2)
+
+
+def test_page_sizes_have_a_default_and_a_bound() -> None:
+    assert [page_size(0), page_size(7), page_size(5000)] == [50, 7, 1000]
+    with pytest.raises(InvalidInput):
+        page_size(-1)
