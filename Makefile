@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help up demo test check format generate lock bench clean
+.PHONY: help up demo test check format generate lock bench soak clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -38,6 +38,9 @@ generate: .codegen/installed ## Write the client's stubs from protos/
 
 bench: .venv/installed ## Measure what is promised about speed, beside the floor
 	@$(BIN)/python -m benchmarks
+
+soak: .venv/installed ## Two schedulers and two workers under load, with one of each killed in the middle: nothing lost or twice
+	@$(BIN)/python -m tests.faults.soak --kill
 
 lock: .venv/installed ## Pin the newest versions that fit, with hashes
 	$(BIN)/python requirements/lock.py

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 from operations import logs
-from scheduler_service.app import App, StartError
+from operations.probes import PortTaken
+from operations.signals import stopping_event
+from scheduler_service.app import App
 from scheduler_service.settings import Settings, SettingsError, read_settings
 from scheduler_service.store.errors import translate
 from scheduler_service.store.migrations import migrate as migrate_schema
@@ -38,9 +40,13 @@ def serve(context: typer.Context) -> None:
     settings = _settings()
     logs.configure(settings.log_format, settings.log_level)
     try:
-        asyncio.run(App(settings).run())
-    except StartError as error:
-        raise _fail(str(error)) from None
+        asyncio.run(_serve(settings))
+    except PortTaken as error:
+        raise _fail(f"CARILLON_HOST, CARILLON_PORT, CARILLON_METRICS_PORT: {error}") from None
+
+
+async def _serve(settings: Settings) -> None:
+    await App(settings).run(stopping_event())
 
 
 @cli.command()

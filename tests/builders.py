@@ -34,6 +34,16 @@ def connect(admin_url: str) -> psycopg.Connection[tuple[Any, ...]]:
     return psycopg.connect(admin_url, autocommit=True)
 
 
+def cut_off_the_api(admin: psycopg.Connection[Any]) -> None:
+    """Ends the connections of the API's role to this database, and lets it make no others."""
+    # Superusers, such as this connection's, are not bound by the limit.
+    admin.execute("do $$ begin execute format('alter database %I connection limit 0', current_database()); end $$")
+    admin.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where usename = 'carillon_api' and datname = current_database()"
+    )
+
+
 @dataclass(frozen=True)
 class MadeJob:
     """A job that is there. `name` is its resource name."""

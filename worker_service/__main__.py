@@ -6,20 +6,13 @@ Exit codes: 0 after a drain, 2 for a wrong setting or a port that is taken.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 
-import structlog
-
-from worker_service import logs
+from operations import logs
+from operations.probes import PortTaken
+from operations.signals import stopping_event
 from worker_service.app import App
-from worker_service.probes import PortTaken
 from worker_service.settings import Settings, SettingsError, load
-
-_log = structlog.stdlib.get_logger("worker_service")
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
@@ -36,22 +29,7 @@ def main() -> int:
 
 
 async def _run(settings: Settings) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, _signalled, number, stopping)
-    await App(settings).run(stopping)
-
-
-def _signalled(number: signal.Signals, stopping: asyncio.Event) -> None:
-    """The first signal drains. The second quits at once: whoever sends it will not wait for any clean-up."""
-    if not stopping.is_set():
-        _log.info("stopping", signal=number.name)
-        stopping.set()
-        return
-    _log.warning("quitting at once", signal=number.name)
-    sys.stdout.flush()
-    os._exit(128 + number)
+    await App(settings).run(stopping_event())
 
 
 def _refused(sentence: str) -> int:

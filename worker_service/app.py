@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack
 import structlog
 from carillon.session import WorkerSession
 
+from operations.probes import Probes
 from worker_service.metrics import Metrics
 from worker_service.observed import ObservedExecutor
-from worker_service.probes import Probes
 from worker_service.settings import Settings
 from worker_service.targets.http import HttpExecutor
 
@@ -35,7 +35,7 @@ class App:
             name=settings.worker_name,
             concurrency=settings.worker_concurrency,
         )
-        self._probes = Probes(self.session.state, self._metrics)
+        self._probes = Probes(self._readiness, self._metrics.registry)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serves until `stopping` is set, then drains. Errors: PortTaken before anything was begun."""
@@ -45,6 +45,14 @@ class App:
             _log.info("listening", url=url)
             await stack.enter_async_context(self._http)
             await self._serve(stopping)
+
+    def _readiness(self) -> tuple[bool, str]:
+        state = self.session.state()
+        if state.draining:
+            return False, "draining"
+        if not state.connected:
+            return False, f"not connected: {state.last_error or 'no answer yet'}"
+        return True, f"connected to {state.replica}"
 
     async def _serve(self, stopping: asyncio.Event) -> None:
         serving = asyncio.create_task(self.session.run(), name="session")

@@ -32,7 +32,11 @@ class Teller(Loop):
         self.process_id = connection.info.backend_pid
         await asyncio.sleep(self._told_at + _DEBOUNCE - monotonic())
         topics, self._topics = self._topics, set()
-        await tell(connection, topics)
+        try:
+            await tell(connection, topics)
+        except BaseException:
+            self._topics |= topics
+            raise
         self._told_at = monotonic()
         return True
 
@@ -53,7 +57,8 @@ class Listener(Loop):
             # Whatever was told meanwhile was missed.
             self._wake(*Topic)
         heard = await hear(connection, POLL)
-        self._wake(*{Topic(topic) for topic, teller in heard if teller != self._teller.process_id and topic in Topic})
+        told = {topic for topic, teller in heard if teller != self._teller.process_id}
+        self._wake(*(topic for topic in Topic if topic in told))
         return True
 
     def _wake(self, *topics: Topic) -> None:

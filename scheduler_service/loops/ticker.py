@@ -44,10 +44,10 @@ class Ticker(Loop):
         return max(0.0, min(self._tick_at, self._look_at) - monotonic())
 
     async def _dispatch(self, connection: Connection) -> int:
-        if not self._dispatcher.has_work:
+        if not self._dispatcher.has_work():
             return 0
         handed = await self._dispatcher.dispatch(connection)
-        if not self._dispatcher.has_work:
+        if not self._dispatcher.has_work():
             seconds = await self._dispatcher.seconds_to_next(connection)
             if seconds is not None:
                 self._look_at = min(self._look_at, monotonic() + seconds)

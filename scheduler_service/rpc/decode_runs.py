@@ -9,10 +9,10 @@ from enum import StrEnum
 from typing import TypeVar
 from uuid import UUID
 
+from carillon.v1 import job_service_pb2, run_service_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from carillon.v1 import job_service_pb2, run_service_pb2
 from scheduler_service.domain.access import SYSTEM_TENANT
 from scheduler_service.domain.errors import InvalidInput, Violation
 from scheduler_service.domain.fields import Violations, check_labels, check_text

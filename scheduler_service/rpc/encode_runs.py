@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from carillon.v1 import job_service_pb2, run_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from carillon.v1 import job_service_pb2, run_pb2
 from scheduler_service.domain.names import JobName, ScheduleName
 from scheduler_service.domain.record import Attempt, Item, ItemCounts, JobStats, Progress, Run, RunError
 from scheduler_service.domain.run import RunState, TriggerSource, run_name

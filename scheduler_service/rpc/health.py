@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 
 
@@ -12,7 +12,7 @@ class Health:
     """Not serving until `set` says that nothing is in the way."""
 
     def __init__(self, services: Sequence[str]) -> None:
-        self.servicer: health_pb2_grpc.HealthServicer = aio.HealthServicer()
+        self.servicer = aio.HealthServicer()
         self._services = ("", *services)
 
     async def set(self, problem: str | None) -> None:

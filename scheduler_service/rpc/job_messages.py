@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carillon.v1 import job_pb2, registry_service_pb2
+
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.job import (
     HandlerTarget,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from carillon.v1 import registry_service_pb2 as pb
 from carillon.v1 import registry_service_pb2_grpc
+
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.names import JobName
 from scheduler_service.rpc.calls import Context, caller

@@ -1,6 +1,6 @@
 """RunService: what ran, what runs, and stopping it."""
 
-# ruff: noqa: N802, ARG002 - the contract names the methods, and gRPC passes each a context
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from carillon.v1 import run_service_pb2 as pb
 from carillon.v1 import run_service_pb2_grpc
+
 from scheduler_service.domain.run import parse_run_name
 from scheduler_service.rpc.calls import Context, caller
 from scheduler_service.rpc.decode_runs import run_filter, watch_target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from carillon.v1 import schedule_pb2
+
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.schedule import Schedule, ScheduleSpec
 from scheduler_service.rpc.job_messages import read_timing, write_timing

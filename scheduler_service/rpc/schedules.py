@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from carillon.v1 import schedule_service_pb2 as pb
 from carillon.v1 import schedule_service_pb2_grpc
+
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.names import ScheduleName, ScheduleParent
 from scheduler_service.domain.schedule import ALL_FIELDS

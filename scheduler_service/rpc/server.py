@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from operations.probes import PortTaken
 from scheduler_service.rpc.calls import Calls
 from scheduler_service.rpc.health import Health
 
@@ -23,10 +24,6 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
-
-
-class PortTaken(Exception):
-    """The address cannot be listened on."""
 
 
 def build_server(
@@ -51,5 +48,5 @@ def listen(server: grpc.aio.Server, host: str, port: int) -> int:
     except RuntimeError:
         bound = 0
     if not bound:
-        raise PortTaken(address)
+        raise PortTaken(f"cannot listen on {address}; is another program there?")
     return bound

@@ -1,11 +1,12 @@
 """The methods of JobService that make and count runs."""
 
-# ruff: noqa: N802, ARG002 - the contract names the methods, and gRPC passes each a context
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from carillon.v1 import job_service_pb2 as pb
+
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.names import JobName
 from scheduler_service.domain.record import Run

@@ -76,7 +76,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         self._leaving: set[asyncio.Future[None]] = set()
         self._ended = asyncio.Event()
 
-    async def Work(  # noqa: N802  # the contract's name
+    async def Work(  # the contract's name
         self,
         request_iterator: AsyncIterator[WorkRequest],
         context: worker_service_pb2_grpc._ServicerContext,

@@ -93,7 +93,6 @@ class Dispatcher:
         for (session_id, claim_id), runs in claims.items():
             seats.session(session_id).outbound.assign(claim_id, runs)
 
-    @property
     def has_work(self) -> bool:
         """Whether a session with credit serves a route that is not known to be drained."""
         return any(session.credit > 0 and not session.routes <= self._drained for session in self._sessions)

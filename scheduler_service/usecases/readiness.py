@@ -12,7 +12,7 @@ from scheduler_service.store.migrations import schema_problem
 
 
 class Readiness:
-    """`problem` says what is in the way. `migrate`, where it is given, is run once the schema is missing or older."""
+    """`problem` says what is in the way. `migrate`, where it is given, is run once, before anything else works."""
 
     def __init__(self, database: Database, migrate: Callable[[], object] | None) -> None:
         self._database = database
@@ -26,17 +26,26 @@ class Readiness:
         return self.problem != before
 
     async def _look(self) -> str | None:
+        problem = await self._check()
+        if problem is None or self._migrate is None:
+            return problem
+        # Also where the database refuses this replica: its logins are given by the migration.
         try:
-            problem = await self._schema_problem()
-            if problem and self._migrate:
-                await asyncio.to_thread(self._migrate)
-                problem = await self._schema_problem()
+            await asyncio.to_thread(self._migrate)
         except Exception as error:
-            if (refusal := translate(error)) is None:
-                raise
-            return refusal.message
-        return problem
+            return _said(error)
+        self._migrate = None
+        return await self._check()
 
-    async def _schema_problem(self) -> str | None:
-        async with self._database.acting_for(ANONYMOUS) as tx:
-            return await schema_problem(tx.connection)
+    async def _check(self) -> str | None:
+        try:
+            async with self._database.acting_for(ANONYMOUS) as tx:
+                return await schema_problem(tx.connection)
+        except Exception as error:
+            return _said(error)
+
+
+def _said(error: Exception) -> str:
+    if (refusal := translate(error)) is None:
+        raise error
+    return f"{refusal.message} ({str(error).strip().splitlines()[0]})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from itertools import islice
 from uuid import UUID
@@ -73,7 +73,7 @@ async def watch_runs(
     target: JobName | ScheduleName | UUID,
     *,
     pace: Pace | None = None,
-) -> AsyncIterator[Run]:
+) -> AsyncGenerator[Run, None]:
     """First each live run of a job or schedule (or this one run, live or ended), then each run that changed, without
     end; the watch of one run ends with its outcome. Every outcome comes exactly once, also of runs that began and
     ended between two looks.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -18,13 +17,6 @@ from scheduler_service.usecases.runs import get_run
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests import builders
 from tests.builders import ADMIN, MadeJob
-from tests.conftest import DatabaseUrls
-
-
-@pytest.fixture
-def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
-    with builders.connect(database_urls.admin) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ async def test_sessions_share_what_is_there(admin: Admin, hot: Connection, job: 
     assert await dispatcher.dispatch(hot, now=START) == dispatch_module.TURN + 4
     assert (len(first.runs), len(second.runs)) == (dispatch_module.TURN, 4)
     assert (one.credit, two.credit) == (100 - dispatch_module.TURN, 86)
-    assert not dispatcher.has_work
+    assert not dispatcher.has_work()
 
 
 async def test_no_session_gets_more_than_its_credit(admin: Admin, hot: Connection, job: MadeJob) -> None:
@@ -130,7 +130,7 @@ async def test_no_session_gets_more_than_its_credit(admin: Admin, hot: Connectio
     sessions = Sessions(on_credit=lambda: None)
     _, received = session_of(admin, sessions, credit=3)
     dispatcher = Dispatcher(sessions, Wakeups())
-    while dispatcher.has_work:
+    while dispatcher.has_work():
         await dispatcher.dispatch(hot, now=START)
     assert len(received.runs) == 3
 
@@ -141,7 +141,7 @@ async def test_a_drained_route_is_asked_for_again_once_told(admin: Admin, hot: C
     dispatcher = Dispatcher(sessions, Wakeups())
     assert await dispatcher.dispatch(hot, now=START) == 0
     pending(admin, job)
-    assert not dispatcher.has_work
+    assert not dispatcher.has_work()
     dispatcher.look_again()
     assert await dispatcher.dispatch(hot, now=START) == 1
 

@@ -82,9 +82,7 @@ class House:
 
     def _row(self, table: str, run_id: UUID) -> dict[str, Any] | None:
         with self.admin.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(
-                f"select * from carillon.{table} where run_id = %s".encode(), (run_id,)
-            ).fetchone()
+            return cursor.execute(f"select * from carillon.{table} where run_id = %s".encode(), (run_id,)).fetchone()
 
 
 @pytest.fixture
@@ -340,6 +338,4 @@ async def test_a_connected_worker_is_told_once_to_stop(house: House) -> None:
 
 
 def ask_to_stop(house: House, run_id: UUID, *, at: float) -> None:
-    house.admin.execute(
-        "update carillon.live_runs set cancel_requested_at = %s where run_id = %s", (after(at), run_id)
-    )
+    house.admin.execute("update carillon.live_runs set cancel_requested_at = %s where run_id = %s", (after(at), run_id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -19,15 +18,8 @@ from scheduler_service.store import runs as store
 from scheduler_service.store.database import Database
 from tests import builders
 from tests.builders import ADMIN, NOBODY, MadeJob
-from tests.conftest import DatabaseUrls
 
 START = datetime.now(UTC) - timedelta(hours=1)
-
-
-@pytest.fixture
-def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
-    with builders.connect(database_urls.admin) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -94,7 +86,12 @@ async def test_a_scheduled_run_names_its_schedule(
 ) -> None:
     schedule_id = builders.make_schedule(admin, job, "morning", "brand-a", time_zone="Asia/Kolkata")
     local = datetime(2026, 3, 1, 9)  # noqa: DTZ001 - a local time has no zone in itself
-    columns: dict[str, Any] = {"schedule_id": schedule_id, "revision": 4, "scheduled_local": local, "time_zone": "Asia/Kolkata"}
+    columns: dict[str, Any] = {
+        "schedule_id": schedule_id,
+        "revision": 4,
+        "scheduled_local": local,
+        "time_zone": "Asia/Kolkata",
+    }
     run = await get(database, builders.make_live_run(admin, job, tenant="brand-a", trigger="SCHEDULE", **columns))
     assert run is not None
     assert (run.schedule, run.revision, run.tenant, run.scheduled_local, run.time_zone, run.trigger) == (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,16 +16,9 @@ from scheduler_service.store.database import Database
 from scheduler_service.usecases.stats import get_job_stats
 from tests import builders
 from tests.builders import ADMIN, MadeJob
-from tests.conftest import DatabaseUrls
 
 NAME = JobName("email-service", "weekly-digest")
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
-
-
-@pytest.fixture
-def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
-    with builders.connect(database_urls.admin) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ async def test_after_an_outage_catch_up_decides(
     await tick(hot, NobodySeated(), now=START + timedelta(hours=5, minutes=30))
 
     def hour(at: Any) -> int:
-        return (at - START) // timedelta(hours=1)
+        return int((at - START) // timedelta(hours=1))
 
     assert [(hour(at), trigger) for at, trigger in live(admin)] == made
     gaps = rows(admin, "select first_at, last_at, occurrences, reason from carillon.gaps order by first_at")
@@ -144,9 +144,11 @@ async def test_allow_all_makes_a_run_beside_a_live_one(admin: Admin, hot: Connec
     assert len(live(admin)) == 2
 
 
-@pytest.mark.parametrize("column", ["paused_at", "archived_at"])
-async def test_a_halted_job_owes_nothing_and_its_schedules_move_on(admin: Admin, hot: Connection, column: str) -> None:
-    every(admin, job_of(admin, **{column: START}))
+@pytest.mark.parametrize("halt", [{"paused_at": START}, {"archived_at": START}])
+async def test_a_halted_job_owes_nothing_and_its_schedules_move_on(
+    admin: Admin, hot: Connection, halt: dict[str, Any]
+) -> None:
+    every(admin, job_of(admin, **halt))
     now = START + 15 * SECOND
     await tick(hot, NobodySeated(), now=now)
     assert live(admin) == []

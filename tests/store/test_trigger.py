@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -20,15 +20,8 @@ from scheduler_service.usecases.trigger import TriggerRequest, trigger_job
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests import builders
 from tests.builders import ADMIN, MadeJob
-from tests.conftest import DatabaseUrls
 
 NAME = JobName("email-service", "weekly-digest")
-
-
-@pytest.fixture
-def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
-    with builders.connect(database_urls.admin) as connection:
-        yield connection
 
 
 @pytest.fixture

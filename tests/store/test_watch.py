@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -23,19 +23,12 @@ from scheduler_service.usecases.wakeups import Topic, Wakeups
 from scheduler_service.usecases.watch import Pace, watch_runs
 from tests import builders
 from tests.builders import ADMIN, MadeJob
-from tests.conftest import DatabaseUrls
 
 NAME = JobName("email-service", "weekly-digest")
 _LONGEST_WAIT = 30
 # Looks by itself only after far longer than any test takes.
 ONLY_WHEN_WOKEN = Pace(pause=0.0, poll=600.0)
 POLLING = Pace(pause=0.01, poll=0.05)
-
-
-@pytest.fixture
-def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
-    with builders.connect(database_urls.admin) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -71,7 +64,7 @@ async def watching(
     pace: Pace = POLLING,
 ) -> AsyncIterator[Watcher]:
     changes = watch_runs(database, wakeups or Wakeups(), principal, target, pace=pace)
-    async with aclosing(changes):  # type: ignore[type-var] # an async generator, called an iterator by its signature
+    async with aclosing(changes):
         yield Watcher(changes)
 
 
@@ -219,12 +212,7 @@ async def test_a_watch_ends_when_the_database_goes(
     run_id = builders.make_live_run(admin, job)
     async with watching(database, NAME) as watcher:
         await watcher.next_state(run_id)
-        # Superusers, such as this connection's, are not bound by the limit.
-        admin.execute("do $$ begin execute format('alter database %I connection limit 0', current_database()); end $$")
-        admin.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where usename = 'carillon_api' and datname = current_database()"
-        )
+        builders.cut_off_the_api(admin)
         with pytest.raises(DBAPIError) as ended:
             await watcher.next()
         assert isinstance(translate(ended.value), Unavailable)

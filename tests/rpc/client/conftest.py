@@ -1,4 +1,5 @@
 """A scripted scheduler on a real gRPC server: the test says what it answers, and sees all that arrives."""
+# ruff: noqa: N802 - gRPC names the methods
 
 from __future__ import annotations
 
@@ -133,7 +134,7 @@ class ScriptedScheduler(
     async def next_stream(self) -> ScriptedStream:
         return await soon(self.streams.get())
 
-    async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def Work(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
         stream = ScriptedStream(dict(context.invocation_metadata()))
         listening = asyncio.ensure_future(stream.listen(request_iterator))
         self.streams.put_nowait(stream)
@@ -156,13 +157,13 @@ class ScriptedScheduler(
                 with suppress(asyncio.CancelledError, Exception):
                     await task
 
-    async def RegisterJobs(self, request: Any, context: Any) -> Any:  # type: ignore[override]
+    async def RegisterJobs(self, request: Any, context: Any) -> Any:
         self.registrations.put_nowait(request)
         if self.refusals:
             await context.abort_with_status(rpc_status.to_status(self.refusals.pop(0)))
         return registry_service_pb2.RegisterJobsResponse(generation=request.generation)
 
-    async def RemoveJob(self, request: Any, context: Any) -> Any:  # type: ignore[override]
+    async def RemoveJob(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
 

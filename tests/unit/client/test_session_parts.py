@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 
 import pytest
@@ -241,7 +242,7 @@ def test_tracking_reports_each_step_and_stops_when_asked() -> None:
 
 
 async def test_tracking_takes_async_iterables() -> None:
-    async def numbers():  # type: ignore[no-untyped-def]
+    async def numbers() -> AsyncIterator[int]:
         yield 1
         yield 2
 

@@ -175,7 +175,7 @@ class Run:
 
         Raises ValueError unless the key has 1 to 256 characters.
         """
-        if not isinstance(key, str) or not 1 <= len(key) <= ITEM_KEY_CHARACTERS or "\0" in key:
+        if not 1 <= len(key) <= ITEM_KEY_CHARACTERS or "\0" in key:
             raise ValueError(f"an item's key must have 1 to {ITEM_KEY_CHARACTERS} characters: {key[:80]!r}")
         return Item(self, key)
 

@@ -17,6 +17,7 @@ from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 
 HANDSHAKE_SECONDS = 20.0
 CLOSING_SECONDS = 5.0
+SHORTEST_INTERVAL = 0.01
 
 
 class StreamBroke(Exception):
@@ -66,6 +67,7 @@ class WorkStream:
             self._outgoing.append(last)
         self._finishing = True
         self._wake.set()
+        asyncio.get_running_loop().call_later(CLOSING_SECONDS, self.drop)
 
     def drop(self) -> None:
         """Ends the stream at once."""
@@ -97,7 +99,7 @@ class WorkStream:
         welcome = await self._welcome(call)
         if welcome is None:
             return
-        self._interval = welcome.heartbeat_interval.ToTimedelta().total_seconds()
+        self._interval = max(SHORTEST_INTERVAL, welcome.heartbeat_interval.ToTimedelta().total_seconds())
         parts = [
             asyncio.ensure_future(part)
             for part in (self._read(call), self._write(call), self._beat(), self._dropped.wait())
@@ -157,7 +159,7 @@ class WorkStream:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The stream is over; the reader has the status. This part must not end before the reader does.
             pass
-        await asyncio.sleep(CLOSING_SECONDS)
+        await self._dropped.wait()
 
     async def _write_pending(self, call: Any) -> None:
         while not self._finishing:

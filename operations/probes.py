@@ -7,10 +7,12 @@ import socket
 from collections.abc import Callable
 
 from aiohttp import web
-from carillon.session import SessionState
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
 from yarl import URL
 
-from worker_service.metrics import Metrics
+Readiness = Callable[[], tuple[bool, str]]
+"""Whether the process can do its work now, and a few words on it."""
 
 
 class PortTaken(Exception):
@@ -18,11 +20,11 @@ class PortTaken(Exception):
 
 
 class Probes:
-    """The HTTP server of one worker. Alive is a process that answers; ready is one that can receive runs."""
+    """The HTTP server of one process. Alive is a process that answers; ready is one that can do its work."""
 
-    def __init__(self, state: Callable[[], SessionState], metrics: Metrics) -> None:
-        self._state = state
-        self._metrics = metrics
+    def __init__(self, readiness: Readiness, registry: CollectorRegistry) -> None:
+        self._readiness = readiness
+        self._registry = registry
         app = web.Application()
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -46,15 +48,11 @@ class Probes:
         return web.Response(text="alive\n")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        state = self._state()
-        if state.draining:
-            return web.Response(status=503, text="draining\n")
-        if not state.connected:
-            return web.Response(status=503, text=f"not connected: {state.last_error or 'no answer yet'}\n")
-        return web.Response(text=f"connected to {state.replica}\n")
+        ready, words = self._readiness()
+        return web.Response(status=200 if ready else 503, text=f"{words}\n")
 
     async def _figures(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 def _cause(error: OSError) -> str:

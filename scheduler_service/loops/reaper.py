@@ -1,0 +1,20 @@
+"""The loop that ends lost sessions and what is over its time, and tells connected workers what to stop."""
+
+from __future__ import annotations
+
+from scheduler_service.loops.loop import Connect, Connection, Loop
+from scheduler_service.usecases.reap import Cancels, Reaper
+from scheduler_service.usecases.wakeups import Topic, Wakeups
+
+
+class ReaperLoop(Loop):
+    """Looks each second, and at once when a run in a worker's hands is asked to stop."""
+
+    def __init__(self, connect: Connect, reaper: Reaper, cancels: Cancels, wakeups: Wakeups) -> None:
+        super().__init__("reaper", wakeups.listen(Topic.CANCELS), connect)
+        self._reaper = reaper
+        self._cancels = cancels
+
+    async def step(self, connection: Connection) -> bool:
+        told = await self._cancels.step(connection)
+        return bool(await self._reaper.step(connection)) or told

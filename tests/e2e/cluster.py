@@ -1,0 +1,153 @@
+"""Carillon as it is deployed: schedulers and workers on one database, each a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+from urllib.error import HTTPError, URLError
+
+from carillon import Client
+
+from local_stack.ports import LOCALHOST, free_port
+from local_stack.processes import Processes
+from local_stack.secrets import Secrets, kept_secrets
+from tests.conftest import DatabaseUrls
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A scheduler process. Its replica's name is the process's."""
+
+    name: str
+    port: int
+    metrics_port: int
+
+    @property
+    def target(self) -> str:
+        return f"{LOCALHOST}:{self.port}"
+
+
+class Cluster:
+    """Starts processes by name and ends them all when it is left. `home` gets their logs and secrets.
+
+    The settings of `schedulers` are laid over those of each scheduler, as variables without `CARILLON_`.
+    """
+
+    def __init__(self, home: Path, urls: DatabaseUrls, **schedulers: object) -> None:
+        self.processes = Processes(home / "logs", grace=PATIENCE)
+        self.secrets: Secrets = kept_secrets(home / "secrets.json")
+        self.urls = urls
+        self.schedulers: dict[str, Scheduler] = {}
+        self._settings = schedulers
+
+    async def __aenter__(self) -> Cluster:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.processes.stop()
+
+    @property
+    def target(self) -> str:
+        """Every scheduler's address, in gRPC's syntax: a client that loses one finds another."""
+        return "ipv4:" + ",".join(scheduler.target for scheduler in self.schedulers.values())
+
+    def client(self) -> Client:
+        """A client with an admin's token, for all schedulers; to be entered."""
+        return Client(self.target, token=self.secrets.admin_jwt())
+
+    async def start_scheduler(self, name: str = "scheduler", *, ready: bool = True, **settings: object) -> Scheduler:
+        """Returns once it serves; without `ready`, once the process is there. Again under its name: on its ports."""
+        scheduler = self.schedulers.get(name) or Scheduler(name, free_port(), free_port())
+        self.schedulers[name] = scheduler
+        own = {
+            "database_url": self.urls.api,
+            "engine_url": self.urls.engine,
+            "migration_url": "",
+            "port": scheduler.port,
+            "metrics_port": scheduler.metrics_port,
+            "service_tokens": self.secrets.service_tokens,
+            "jwt_secret": self.secrets.jwt_secret,
+            "replica": name,
+        }
+        wanted = own | self._settings | settings
+        await self._start(name, "scheduler_service", wanted, scheduler.metrics_port if ready else None)
+        return scheduler
+
+    async def start_worker_service(self, name: str = "worker-service", **settings: object) -> None:
+        """A worker for HTTP targets. Returns once it is connected."""
+        port = free_port()
+        own = {"target": self.target, "worker_token": self.secrets.worker_token, "worker_port": port}
+        await self._start(name, "worker_service", own | {"worker_name": name} | settings, port)
+
+    async def start_program(self, name: str, module: str, environment: Mapping[str, str]) -> int:
+        """A program of the test's own, with the token of kpi-service. Returns its pid at once."""
+        own = {"CARILLON_TARGET": self.target, "CARILLON_SERVICE_TOKEN": self.secrets.kpi_service_token}
+        return await self.processes.start(name, [sys.executable, "-m", module], own | dict(environment), cwd=ROOT)
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL, by pid. Returns when the process is gone."""
+        await self.processes.end(name, signal.SIGKILL)
+
+    async def terminate(self, name: str) -> int:
+        """SIGTERM. Returns the exit code."""
+        return await self.processes.end(name, signal.SIGTERM)
+
+    async def _start(self, name: str, module: str, settings: Mapping[str, object], port: int | None) -> None:
+        environment = {f"CARILLON_{key.upper()}": str(value) for key, value in settings.items()}
+
+        async def is_ready() -> bool:
+            status, _ = await fetch(f"http://{LOCALHOST}:{port}/readyz")
+            return status == 200
+
+        argv = [sys.executable, "-m", module]
+        await self.processes.start(name, argv, environment, cwd=ROOT, ready=is_ready if port else None)
+
+
+async def fetch(url: str) -> tuple[int, str]:
+    """The status and body of an answer; status 0 if there was none."""
+
+    def ask() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+        except (URLError, OSError) as error:
+            return 0, str(error)
+
+    return await asyncio.to_thread(ask)
+
+
+async def eventually(
+    ask: Callable[[], Awaitable[T]], holds: Callable[[T], object] = bool, *, seconds: float = PATIENCE
+) -> T:
+    """Asks until the answer is as wanted, and returns it. Errors: AssertionError with the last answer."""
+    answer = await ask()
+    try:
+        async with asyncio.timeout(seconds):
+            while not holds(answer):
+                await asyncio.sleep(0.05)
+                answer = await ask()
+    except TimeoutError:
+        raise AssertionError(f"within {seconds:g} s it did not come to what was wanted; last: {answer!r}") from None
+    return answer
+
+
+def environment_without_carillon() -> dict[str, str]:
+    """This process's environment, less what would set a scheduler or worker."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}

@@ -1,0 +1,188 @@
+"""A real scheduler's worker stream for tests: gRPC server with authentication, leases, dispatcher and completer on a
+real database; and a worker that is nothing but generated stubs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import grpc
+import psycopg
+from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
+from scheduler_service.loops.completer import CompleterLoop
+from scheduler_service.loops.loop import Loop
+from scheduler_service.loops.reaper import ReaperLoop
+from scheduler_service.loops.ticker import Ticker
+from scheduler_service.loops.worker_streams import LeaseLoop, ReportLoop
+from scheduler_service.rpc.calls import Calls, caller
+from scheduler_service.rpc.credentials import Credentials
+from scheduler_service.rpc.metrics import CallMetrics
+from scheduler_service.rpc.work import WorkerService
+from scheduler_service.rpc.work_outbox import Outbox
+from scheduler_service.store.database import Database
+from scheduler_service.usecases.complete import Completer
+from scheduler_service.usecases.dispatch import Dispatcher
+from scheduler_service.usecases.leases import Leases
+from scheduler_service.usecases.reap import Cancels, Reaper
+from scheduler_service.usecases.report import Reports
+from scheduler_service.usecases.sessions import Sessions
+from scheduler_service.usecases.wakeups import Wakeups
+
+WORKER_TOKEN = "worker.a-secret-of-the-tests"
+EMAIL_TOKEN = "email.a-secret-of-the-tests"
+TOKENS = f"*={WORKER_TOKEN},email-service={EMAIL_TOKEN}"
+PATIENCE = 10.0
+
+Request = worker_service_pb2.WorkRequest
+Response = worker_service_pb2.WorkResponse
+
+
+@dataclass
+class Clock:
+    """The replica's monotonic clock, which tests step."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Replica:
+    """One scheduler replica's part of the stream."""
+
+    database: Database
+    clock: Clock = field(default_factory=Clock)
+    wakeups: Wakeups = field(default_factory=Wakeups)
+    new_outbox: Callable[[], Outbox] = Outbox
+    hello_timeout: float = PATIENCE
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        self.sessions = Sessions(lambda: None)
+        self.leases = Leases(
+            self.database, self.sessions, self.wakeups, replica=f"replica-{id(self)}", clock=self.clock
+        )
+        self.reports = Reports(self.wakeups)
+        self.completer = Completer(self.wakeups)
+        self.service = WorkerService(
+            self.leases,
+            self.sessions,
+            self.reports,
+            self.completer,
+            caller=caller,
+            replica="replica-1",
+            hello_timeout=self.hello_timeout,
+            new_outbox=self.new_outbox,
+        )
+
+
+@asynccontextmanager
+async def serving(replica: Replica) -> AsyncIterator[Replica]:
+    """The replica with its server and its loops."""
+    calls = Calls(Credentials(parse_service_tokens(TOKENS), JwtRules()), CallMetrics(CollectorRegistry()))
+    server = grpc.aio.server(interceptors=(calls,))
+    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(replica.service, server)
+    replica.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with AsyncExitStack() as stack:
+        connect = replica.database.hot_connection
+        reaper = Reaper(replica.sessions, replica.leases, replica.wakeups)
+        ticker = Ticker(connect, Dispatcher(replica.sessions, replica.wakeups), replica.wakeups)
+        replica.sessions.on_credit = ticker.wakeup.set
+        for loop in (
+            LeaseLoop(connect, replica.leases),
+            ReportLoop(connect, replica.reports),
+            CompleterLoop(connect, replica.completer),
+            ReaperLoop(connect, reaper, Cancels(replica.sessions), replica.wakeups),
+            ticker,
+        ):
+            loop.start()
+            stack.push_async_callback(_stopped, loop)
+        stack.push_async_callback(server.stop, None)
+        yield replica
+
+
+async def _stopped(loop: Loop) -> None:
+    await loop.stop()
+    assert loop.health().error is None
+
+
+class RawWorker:
+    """One stream of a worker. `received` keeps what came, by kind."""
+
+    def __init__(self, address: str, token: str = WORKER_TOKEN, session_id: UUID | None = None) -> None:
+        self.session_id = session_id or uuid4()
+        self._channel = grpc.aio.insecure_channel(address)
+        stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
+        self.call: Any = stub.Work(metadata=(("x-service-token", token),) if token else ())
+
+    async def hello(self, *, routes: Sequence[str] = ("http",), held: Sequence[int] = (), credit: int = 0) -> None:
+        hello = work_pb2.Hello(
+            session_id=self.session_id.bytes, worker="worker-1", routes=routes, held_claims=held, client="raw"
+        )
+        await self.send(hello=hello, credit=credit)
+
+    async def welcomed(self, **hello: Any) -> RawWorker:
+        await self.hello(**hello)
+        await self.expect("welcome")
+        return self
+
+    async def send(self, **fields: Any) -> None:
+        await self.call.write(Request(**fields))
+
+    async def beat(self, sequence: int, held: Sequence[int] = ()) -> None:
+        await self.send(heartbeat=work_pb2.Heartbeat(sequence=sequence, held_claims=held))
+
+    async def expect(self, kind: str) -> Any:
+        """The next message, which must be of this kind."""
+        async with asyncio.timeout(PATIENCE):
+            response = await self.call.read()
+        assert isinstance(response, Response), f"the stream ended while {kind} was expected"
+        assert response.WhichOneof("message") == kind, response
+        return getattr(response, kind)
+
+    async def status(self) -> tuple[grpc.StatusCode, str]:
+        """How the stream ends, whatever comes before that."""
+        async with asyncio.timeout(PATIENCE):
+            with suppress(grpc.aio.AioRpcError):
+                while await self.call.read() is not grpc.aio.EOF:
+                    pass
+            return await self.call.code(), await self.call.details()
+
+    async def close(self) -> None:
+        self.call.cancel()
+        await self._channel.close()
+
+
+@asynccontextmanager
+async def a_worker(replica: Replica, **kwargs: Any) -> AsyncIterator[RawWorker]:
+    worker = RawWorker(replica.address, **kwargs)
+    try:
+        yield worker
+    finally:
+        await worker.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition that nothing announces."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0.005)
+
+
+def ref(run_id: bytes, claim_id: int, attempt: int = 1) -> work_pb2.AttemptRef:
+    return work_pb2.AttemptRef(run_id=run_id, attempt=attempt, claim_id=claim_id)
+
+
+def one(admin: psycopg.Connection[Any], query: str) -> Any:
+    """The first column of a query's one row; None if there is no row."""
+    row = admin.execute(query.encode()).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,203 @@
+"""A job's values: their limits, what is in force, what changed, and their JSON form."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler_service.domain.fields import MAX_JSON_DEPTH, Violations, check_endpoint, check_json, check_url
+from scheduler_service.domain.job import (
+    NO_OVERRIDES,
+    HandlerTarget,
+    HttpTarget,
+    JobOverrides,
+    JobSpec,
+    Policies,
+    RetryPolicy,
+    Target,
+    TimingSpec,
+    changed_fields,
+    endpoint_of,
+    in_force,
+    overridden_fields,
+    route_of,
+)
+from scheduler_service.domain.overlap import Overlap
+from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
+from scheduler_service.domain.values import from_json, put_over, take, to_json
+
+MINUTE = timedelta(minutes=1)
+HANDLER = Target(handler=HandlerTarget())
+
+durations = st.none() | st.timedeltas(timedelta(0), timedelta(days=30))
+timings = st.builds(
+    TimingSpec,
+    cron=st.none() | st.sampled_from(["", "@every 90s", "0 9 * * 1", "0 0 * * *"]),
+    time_zone=st.none() | st.just("Europe/Berlin"),
+    gap=st.none() | st.sampled_from(GapPolicy),
+    repeat=st.none() | st.sampled_from(RepeatPolicy),
+    phase=st.none() | st.timedeltas(timedelta(0), timedelta(minutes=2)),
+    jitter=durations,
+)
+policies = st.builds(
+    Policies,
+    overlap=st.none() | st.sampled_from(Overlap),
+    attempt_timeout=durations,
+    run_timeout=durations,
+    retry=st.builds(RetryPolicy, max_attempts=st.none() | st.integers(1, 100), delay=durations),
+    cancel_grace=durations,
+)
+configs = st.dictionaries(st.text(max_size=5), st.integers() | st.booleans() | st.text(max_size=5), max_size=3)
+specs = st.builds(
+    JobSpec,
+    job=st.just("weekly-digest"),
+    display_name=st.text(max_size=5),
+    labels=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+    target=st.sampled_from([HANDLER, Target(http=HttpTarget("/run"))]),
+    timing=timings,
+    policies=policies,
+    config=configs,
+    tenant_schedules=st.booleans(),
+)
+overrides = st.builds(JobOverrides, timing=timings, policies=policies, config=configs)
+
+
+def problems(check: Any, value: Any) -> list[tuple[str, str]]:
+    wrong = Violations()
+    check(value, "it", wrong)
+    return [(violation.field, violation.problem) for violation in wrong]
+
+
+@given(specs)
+def test_a_declaration_survives_its_json_form(spec: JobSpec) -> None:
+    assert from_json(JobSpec, to_json(spec)) == spec
+
+
+@given(overrides)
+def test_overrides_survive_their_json_form(values: JobOverrides) -> None:
+    assert from_json(JobOverrides, to_json(values)) == values
+
+
+@given(specs, overrides)
+def test_everything_but_the_expression_is_in_force_with_some_value(spec: JobSpec, values: JobOverrides) -> None:
+    effective = in_force(spec, values, "Asia/Tokyo")
+    assert None not in to_json(effective).values()
+    assert None not in (effective.timing.time_zone, effective.timing.gap, effective.timing.jitter)
+    assert set(to_json(effective.policies)) == set(Policies.__slots__)
+    assert set(to_json(effective.policies.retry)) == {"max_attempts", "delay"}
+
+
+@given(specs)
+def test_nothing_changed_between_a_declaration_and_itself(spec: JobSpec) -> None:
+    assert changed_fields(spec, from_json(JobSpec, to_json(spec))) == []
+    assert overridden_fields(spec, NO_OVERRIDES) == []
+
+
+def test_changes_are_named_by_their_paths_in_the_protos_order() -> None:
+    old = JobSpec("a", target=HANDLER, timing=TimingSpec(cron="@daily"), config={"x": 1})
+    new = JobSpec(
+        "a",
+        description="new",
+        target=Target(http=HttpTarget("/a")),
+        timing=TimingSpec(cron="@daily", jitter=MINUTE),
+        policies=Policies(retry=RetryPolicy(delay=MINUTE)),
+        config={"x": True},
+    )
+    assert changed_fields(old, new) == [
+        "description",
+        "target.http.endpoint",
+        "target.handler",
+        "timing.jitter",
+        "policies.retry.delay",
+        "config",
+    ]
+
+
+def test_a_phase_stays_with_the_expression_that_it_was_given_for() -> None:
+    declared = TimingSpec(cron="@every 90s", phase=timedelta(seconds=60))
+    assert TimingSpec(time_zone="UTC").over(declared).phase == timedelta(seconds=60)
+    assert TimingSpec(cron="@every 2m").over(declared).phase is None
+    assert TimingSpec(phase=timedelta(seconds=60)).over(TimingSpec(cron="0 9 * * *")).phase is None
+    assert TimingSpec(phase=MINUTE).over(TimingSpec(cron="@every 30s")).phase is None
+
+
+def test_a_mask_takes_fields_set_or_not_and_whole_groups() -> None:
+    before = JobOverrides(TimingSpec(cron="@daily", jitter=MINUTE), Policies(overlap=Overlap.SKIP), {"x": 1})
+    source = JobOverrides(TimingSpec(cron="@hourly"), Policies(retry=RetryPolicy(max_attempts=1)))
+    assert take(before, source, ["timing.cron"]).timing == TimingSpec(cron="@hourly", jitter=MINUTE)
+    assert take(before, source, ["timing"]).timing == TimingSpec(cron="@hourly")
+    assert take(before, source, ["policies.retry.max_attempts"]).policies == Policies(
+        overlap=Overlap.SKIP, retry=RetryPolicy(max_attempts=1)
+    )
+    assert take(before, source, ["config"]).config == {}
+
+
+def test_putting_over_leaves_what_is_not_set() -> None:
+    base = Policies(overlap=Overlap.SKIP, retry=RetryPolicy(3, MINUTE))
+    over = Policies(retry=RetryPolicy(max_attempts=1))
+    assert put_over(over, base) == Policies(overlap=Overlap.SKIP, retry=RetryPolicy(1, MINUTE))
+
+
+def test_where_runs_are_carried_out() -> None:
+    http, handler = JobSpec("a", target=Target(http=HttpTarget("/run?x=1"))), JobSpec("a", target=HANDLER)
+    assert (route_of("s", http), route_of("s", handler)) == ("http", "handler/s/a")
+    assert endpoint_of(http, "http://s:8080/base/") == "http://s:8080/base/run?x=1"
+    assert endpoint_of(handler, "http://s") == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "places"),
+    [
+        ({"a": [1, {"b": float("nan")}], "c": float("-inf")}, ["it.a[1].b", "it.c"]),
+        ({"a\0": 1, "b": ["\0"]}, ["it.a\\x00", "it.b[0]"]),
+        ({"x": "y" * 256 * 1024}, ["it"]),
+    ],
+)
+def test_json_that_cannot_be_stored_is_refused_by_its_path(value: Any, places: list[str]) -> None:
+    assert [field for field, _ in problems(check_json, value)] == places
+
+
+def test_json_may_be_nested_so_deep_and_no_deeper() -> None:
+    value: Any = 1
+    for _ in range(MAX_JSON_DEPTH):
+        value = [value]
+    assert problems(check_json, value) == []
+    assert "nested deeper" in problems(check_json, [value])[0][1]
+
+
+def test_json_of_exactly_256_kib_is_allowed() -> None:
+    assert problems(check_json, {"x": "é" * ((256 * 1024 - len('{"x":""}')) // 2)}) == []
+    assert problems(check_json, {"x": "é" * ((256 * 1024 - len('{"x":""}')) // 2 + 1)}) != []
+
+
+@pytest.mark.parametrize("url", ["http://a", "https://a.example:8443/x/y?z=%20", "http://[::1]:80/x"])
+def test_absolute_urls_are_allowed(url: str) -> None:
+    assert problems(check_url, url) == []
+    assert problems(check_endpoint, url) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "missing"),
+        ("run", "no absolute"),
+        ("ftp://a/x", "no absolute"),
+        ("http:///x", "no absolute"),
+        ("http://a:99999/x", "no URL"),
+        ("http://user:pass@a/x", "user or password"),
+        ("http://a/x#y", "fragment"),
+        ("http://a/x y", "space"),
+        ("http://a/\0", "control"),
+        ("//evil/x", "no path"),
+        ("/x\n", "no path"),
+        ("http://a/" + "x" * 2048, "at most 2,048"),
+        ("/" + "x" * 2048, "at most 2,048"),
+    ],
+)
+def test_other_endpoints_are_refused_with_what_to_write(url: str, says: str) -> None:
+    ((_, problem),) = problems(check_endpoint, url)
+    assert says in problem
