@@ -6,13 +6,15 @@ Emails really arrive at an SMTP sink, and KPI files are really written; at the e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parseaddr
 from pathlib import Path
 
 from carillon import Client
@@ -27,6 +29,7 @@ from local_stack.stack import Ports, Stack
 
 _SHOWN_RUNS = 16
 _SETTLED_WITHIN = 60.0
+_MINUTE = "%a %Y-%m-%d %H:%M"
 
 
 @dataclass
@@ -34,7 +37,6 @@ class Seen:
     """The newest state of each run that was watched."""
 
     runs: dict[str, run_pb2.Run] = field(default_factory=dict)
-    printed: set[str] = field(default_factory=set)
 
     def table(self) -> Table:
         table = Table(title="Runs, as they happen (newest last)", title_justify="left", box=None, pad_edge=False)
@@ -64,8 +66,14 @@ def _short(job: str) -> str:
     return f"{service}/{name}"
 
 
-async def run(seconds: float) -> int:
+def the_console() -> Console:
+    """As wide as the terminal; wide enough for every column where there is none."""
     console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=150)
+
+
+async def run(seconds: float) -> int:
+    console = the_console()
     home = Path(tempfile.mkdtemp(prefix="carillon-demo-"))
     stack = Stack(home, Ports.free())
     try:
@@ -109,17 +117,15 @@ async def _set_going(client: Client) -> None:
         )
 
 
-@contextlib.asynccontextmanager
+@asynccontextmanager
 async def _watched(console: Console, client: Client) -> AsyncIterator[None]:
     seen = Seen()
-    with Live(seen.table(), console=console, refresh_per_second=8, transient=False) as live:
-        if not console.is_terminal:
-            live.stop()
+    with Live(console=console, refresh_per_second=8) if console.is_terminal else nullcontext() as live:
 
         async def follow(job: str) -> None:
             async for run in client.watch_runs(job=job):
                 seen.runs[run.name] = run
-                if console.is_terminal:
+                if live:
                     live.update(seen.table())
                 elif run.HasField("finish_time"):
                     console.print("  ".join(_row(run)), soft_wrap=True)
@@ -151,17 +157,17 @@ async def _settle(client: Client) -> None:
 
 async def _next_times(client: Client) -> Table:
     table = Table(title="\nNext fire times", title_justify="left", box=None, pad_edge=False)
-    for column in ("job", "tenant", "when", "local time", "UTC"):
-        table.add_column(column)
+    for column in ("job", "tenant", "time zone", "there", "UTC"):
+        table.add_column(column, no_wrap=True)
     for job in (EMAIL_JOBS[0], *KPI_JOBS):
         await client.resume_job(job)
     async for schedule in client.list_schedules():
         if schedule.timing.cron.startswith("@every") or not schedule.HasField("next_run_time"):
             continue
-        _, service, _, job, _, tenant, _, _ = schedule.name.split("/")
-        utc = schedule.next_run_time.ToDatetime().strftime("%a %Y-%m-%d %H:%M")
-        local = schedule.next_run_local_time.replace("T", " ")[:16]
-        table.add_row(f"{service}/{job}", tenant, schedule.description, f"{local} {schedule.timing.time_zone}", utc)
+        _, _, _, job, _, tenant, _, _ = schedule.name.split("/")
+        there = datetime.fromisoformat(schedule.next_run_local_time).strftime(_MINUTE)
+        utc = schedule.next_run_time.ToDatetime().strftime(_MINUTE)
+        table.add_row(job, tenant, schedule.timing.time_zone, there, utc)
     return table
 
 
@@ -201,7 +207,7 @@ class Comparison:
         for column in ("to", "subject", "run"):
             mails.add_column(column, no_wrap=True)
         for mail in self.mails[-6:]:
-            mails.add_row(mail["to"], mail["subject"], mail["run"])
+            mails.add_row(parseaddr(mail["to"])[1], mail["subject"], f"…{mail['run'][-12:]}")
         both.add_row(states, mails)
         return both
 

@@ -1,6 +1,5 @@
 """RunService: what ran, what runs, and stopping it."""
 
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

@@ -1,6 +1,5 @@
 """The methods of JobService that make and count runs."""
 
-
 from __future__ import annotations
 
 from collections.abc import Sequence

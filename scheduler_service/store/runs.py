@@ -25,9 +25,8 @@ from scheduler_service.store.run_rows import (
     with_names,
 )
 
-# A gRPC client accepts messages of 4 MiB unless told otherwise, and a document's `Struct` takes up to five and a half
-# times the bytes of its JSON.
-_MAX_PAGE_BYTES = 640 * 1024
+# A gRPC client accepts messages of 4 MiB unless told otherwise.
+_MAX_PAGE_BYTES = 3_500_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from scheduler_service.store import runs as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.pages import Pages, page_size
 
+_MAX_PAGE_BYTES = 3_500_000
+_FIXED_BYTES = 100
+
 
 @dataclass(frozen=True, slots=True)
 class RunList:
@@ -82,8 +85,18 @@ async def list_items(
         items = await attempt_store.list_items(
             tx, run_id, attempt, failed_only=failed_only, after=after, limit=limit + 1
         )
-    shown = items[:limit]
-    return ItemList(shown, pages.token([attempt, shown[-1].key]) if len(items) > limit else "")
+    shown = _that_fit(items[:limit])
+    return ItemList(shown, pages.token([attempt, shown[-1].key]) if len(items) > len(shown) else "")
+
+
+def _that_fit(items: Sequence[Item]) -> Sequence[Item]:
+    """The first items, up to what a client accepts in one message."""
+    room = _MAX_PAGE_BYTES
+    for count, item in enumerate(items):
+        room -= _FIXED_BYTES + len(item.key.encode()) + len(item.error.encode())
+        if room < 0:
+            return items[:count]
+    return items
 
 
 async def _found(tx: Transaction, run_id: UUID) -> Run:

@@ -201,6 +201,34 @@ async def test_attempts_and_items_are_listed(api: Api, admin: psycopg.Connection
     assert [item.key for item in failed.items] == ["b"]
 
 
+async def test_a_page_of_long_errors_is_one_that_a_client_accepts(
+    api: Api, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    run_id = builders.make_ended_run(admin, job)
+    for n in range(1000):
+        builders.make_item(admin, run_id, job, f"{n:04}", succeeded=False, error="x" * 4096)
+    request = run_service_pb2.ListItemsRequest(name=run_name(run_id), page_size=1000)
+    first = await api.runs.ListItems(request, metadata=ADMIN)
+    request.page_token = first.next_page_token
+    second = await api.runs.ListItems(request, metadata=ADMIN)
+    assert [item.key for item in (*first.items, *second.items)] == [f"{n:04}" for n in range(1000)]
+
+
+async def test_pages_of_the_largest_payloads_are_ones_that_a_client_accepts(
+    api: Api, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    payload = {"ones": [1] * 80_000}
+    made = [builders.make_ended_run(admin, job, payload=payload, at=builders.days_ago(n / 100)) for n in range(4)]
+    request, seen = run_service_pb2.ListRunsRequest(), []
+    while True:
+        page = await api.runs.ListRuns(request, metadata=ADMIN)
+        seen += [run.name for run in page.runs]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    assert seen == [run_name(run_id) for run_id in made]
+
+
 async def test_a_pending_run_shows_its_earlier_attempts_only(
     api: Api, admin: psycopg.Connection[Any], job: MadeJob
 ) -> None:

@@ -168,9 +168,10 @@ async def test_a_killed_workers_runs_go_to_another_once_its_lease_is_over(
         again = await other.expect("assignments")
         assert (again.assignments[0].run_id, again.assignments[0].attempt) == (run_id.bytes, 2)
         second = ref(run_id.bytes, again.claim_id, attempt=2)
-        await other.send(results=work_pb2.Results(results=[a_result(attempt), a_result(second)]))
-        verdicts = {ack.attempt.attempt: ack.verdict for ack in (await other.expect("result_acks")).acks}
-    assert verdicts == {1: work_pb2.RESULT_VERDICT_STALE, 2: work_pb2.RESULT_VERDICT_ACCEPTED}
+        assert await other.verdict(a_result(attempt)) == work_pb2.RESULT_VERDICT_STALE
+        assert await other.verdict(a_result(second)) == work_pb2.RESULT_VERDICT_ACCEPTED
+        assert await other.verdict(a_result(attempt)) == work_pb2.RESULT_VERDICT_RUN_ENDED
+        assert await other.verdict(a_result(second)) == work_pb2.RESULT_VERDICT_ACCEPTED
     assert one(admin, "select error ->> 'code' from carillon.attempts") == "WORKER_LOST"
 
 
@@ -441,9 +442,7 @@ async def test_hello_must_come_in_time(database: Database) -> None:
 
 async def test_a_result_of_a_run_that_nobody_knows_is_answered(worker: RawWorker) -> None:
     await worker.welcomed()
-    await worker.send(results=work_pb2.Results(results=[a_result(ref(uuid4().bytes, 5))]))
-    [ack] = (await worker.expect("result_acks")).acks
-    assert ack.verdict == work_pb2.RESULT_VERDICT_UNKNOWN
+    assert await worker.verdict(a_result(ref(uuid4().bytes, 5))) == work_pb2.RESULT_VERDICT_UNKNOWN
 
 
 async def test_a_worker_cannot_report_for_another_session(
@@ -455,9 +454,7 @@ async def test_a_worker_cannot_report_for_another_session(
         "update carillon.live_runs set session_id = %s, claim_id = 5, claimed_at = now(), deadline = now()", [other]
     )
     await worker.welcomed()
-    await worker.send(results=work_pb2.Results(results=[a_result(ref(run_id.bytes, 5))]))
-    [ack] = (await worker.expect("result_acks")).acks
-    assert ack.verdict == work_pb2.RESULT_VERDICT_STALE
+    assert await worker.verdict(a_result(ref(run_id.bytes, 5))) == work_pb2.RESULT_VERDICT_STALE
     assert one(admin, LIVE) == 1
 
 

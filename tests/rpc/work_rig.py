@@ -141,6 +141,13 @@ class RawWorker:
     async def beat(self, sequence: int, held: Sequence[int] = ()) -> None:
         await self.send(heartbeat=work_pb2.Heartbeat(sequence=sequence, held_claims=held))
 
+    async def verdict(self, result: work_pb2.AttemptResult) -> work_pb2.ResultVerdict:
+        """What becomes of one result."""
+        await self.send(results=work_pb2.Results(results=[result]))
+        [ack] = (await self.expect("result_acks")).acks
+        verdict: work_pb2.ResultVerdict = ack.verdict
+        return verdict
+
     async def expect(self, kind: str) -> Any:
         """The next message, which must be of this kind."""
         async with asyncio.timeout(PATIENCE):

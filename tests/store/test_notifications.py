@@ -38,16 +38,16 @@ async def test_a_wake_up_reaches_another_replica_once_and_names_only_its_topic(
         here, there = Replica(database, hot), Replica(database, other)
         await listen(outside)
         hearing = [asyncio.create_task(each.listener.step(each.connection)) for each in (here, there)]
-        while not (here.told[Topic.RUNS].take() and there.told[Topic.RUNS].take()):
-            await asyncio.sleep(0)  # both listen now: whatever was missed before is woken for
-        here.heard(), there.heard()
+        for each in (here, there):
+            assert await each.told[Topic.RUNS].wait(10), "who begins to listen is woken for what it missed"
+            each.heard()
         for _ in range(3):
             here.wakeups.wake(Topic.PENDING)
         here.wakeups.wake(Topic.SCHEDULES)
         assert here.heard() == {Topic.PENDING, Topic.SCHEDULES}
         assert await here.teller.step(telling)
         assert not await here.teller.step(telling)
-        await asyncio.gather(*hearing)
+        await asyncio.wait_for(asyncio.gather(*hearing), 10)
         assert there.heard() == {Topic.PENDING, Topic.SCHEDULES}
         assert here.heard() == set()
         assert sorted(topic for topic, _ in await hear(outside, 1)) == ["pending", "schedules"]

@@ -162,6 +162,16 @@ async def test_a_page_ends_before_it_is_more_than_a_client_accepts(
         assert ([run.run_id for run in page.runs], page.more) == (made[:-3:-1], True)
 
 
+async def test_a_single_run_is_shown_however_large(
+    database: Database, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    metadata = {"text": "x" * 1024 * 1024}
+    made = [builders.make_ended_run(admin, job, at=START + timedelta(seconds=n), metadata=metadata) for n in range(2)]
+    async with database.acting_for(ADMIN) as tx:
+        page = await store.list_runs(tx, RunFilter(), None, before=None, limit=5)
+        assert ([run.run_id for run in page.runs], page.more) == (made[1:], True)
+
+
 async def test_each_filter_narrows_the_list(database: Database, admin: psycopg.Connection[Any], job: MadeJob) -> None:
     other = builders.make_job(admin, "kpi-service", "sync")
     pending = builders.make_live_run(admin, job, at=START, labels={"brand": "x", "kind": "mail"})

@@ -54,15 +54,10 @@ async def test_two_tickers_make_one_run_of_each_occurrence(admin: Admin, hot: Co
         every(admin, job, schedule=f"s{number}")
     for step in range(1, 6):
         now = START + step * 10 * SECOND
-        while any(
-            [
-                each.schedules
-                for each in await asyncio.gather(
-                    *(tick(connection, NobodySeated(), now=now, limit=7) for connection in (hot, other))
-                )
-            ]
-        ):
-            pass
+        found = True
+        while found:
+            ticks = (tick(connection, NobodySeated(), now=now, limit=7) for connection in (hot, other))
+            found = any(each.schedules for each in await asyncio.gather(*ticks))
     assert rows(admin, "select count(*), count(distinct (schedule_id, scheduled_for)) from carillon.live_runs") == [
         (200, 200)
     ]

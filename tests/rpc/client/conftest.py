@@ -1,5 +1,4 @@
 """A scripted scheduler on a real gRPC server: the test says what it answers, and sees all that arrives."""
-# ruff: noqa: N802 - gRPC names the methods
 
 from __future__ import annotations
 

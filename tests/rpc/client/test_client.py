@@ -1,5 +1,4 @@
 """The client for admin and read calls, against a real gRPC server that answers from the test's values."""
-# ruff: noqa: N802 - gRPC names the methods
 
 from __future__ import annotations
 

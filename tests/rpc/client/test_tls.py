@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 
 class OneJob(job_service_pb2_grpc.JobServiceServicer):
-    async def GetJob(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC names the methods
+    async def GetJob(self, request: Any, context: Any) -> Any:
         return job_service_pb2.GetJobResponse()
 
 

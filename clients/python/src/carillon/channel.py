@@ -98,7 +98,7 @@ class Connection:
         if for_work:
             options.append(("grpc.use_local_subchannel_pool", 1))
         else:
-            options += [("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 10_000)]
+            options += [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
         if not self.tls:
             return grpc.aio.insecure_channel(self.target, options=options)
         tls = Tls() if self.tls is True else self.tls

@@ -195,12 +195,12 @@ class Client:
         *,
         tenant: str,
         schedule: str = "default",
-        enabled: bool | None = True,
+        enabled: bool | None = None,
         config: Mapping[str, object] | None = None,
         labels: Mapping[str, str] | None = None,
         **timing: Unpack[TimingOptions],
     ) -> schedule_pb2.Schedule:
-        """Creates or updates a tenant's schedule. What is not named, or None, stays as it is."""
+        """Creates or updates a tenant's schedule. What is not named stays as it is; a new one is enabled."""
         values, mask = schedule_and_mask(timing, enabled, config, labels)
         values.name = schedule_name(job, tenant, schedule)
         request = schedule_service_pb2.PutScheduleRequest(schedule=values, update_mask=mask)

@@ -1,0 +1,143 @@
+"""What waits on a work stream: merged, bounded, and never in anybody's way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from carillon.v1 import worker_service_pb2
+
+from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
+from scheduler_service.domain.errors import Replaced, Unavailable
+from scheduler_service.domain.run import TriggerSource
+from scheduler_service.rpc.work_outbox import Outbox
+
+
+def a_run(payload: str = "{}") -> ClaimedRun:
+    return ClaimedRun(
+        run_id=uuid4(),
+        attempt=1,
+        max_attempts=3,
+        service="email-service",
+        job="weekly-digest",
+        tenant="-",
+        endpoint="",
+        payload=payload,
+        attempt_timeout=0.25,
+        cancel_grace=30,
+        scheduled_for=datetime(2030, 1, 1, microsecond=250_000, tzinfo=UTC),
+        trigger=TriggerSource.CATCH_UP,
+        labels={},
+    )
+
+
+def a_ref() -> AttemptRef:
+    return AttemptRef(uuid4(), 1, 1)
+
+
+async def sent(outbox: Outbox) -> list[worker_service_pb2.WorkResponse]:
+    """All that waits."""
+    outbox.finish()
+    return [message async for message in outbox.messages()]
+
+
+async def test_runs_of_one_claim_share_a_message_and_claims_do_not() -> None:
+    outbox = Outbox()
+    first, second, third = a_run(), a_run(), a_run()
+    outbox.assign(7, [first])
+    outbox.assign(7, [second])
+    outbox.assign(8, [third])
+    messages = [message.assignments for message in await sent(outbox)]
+    assert [(m.claim_id, [UUID(bytes=a.run_id) for a in m.assignments]) for m in messages] == [
+        (7, [first.run_id, second.run_id]),
+        (8, [third.run_id]),
+    ]
+
+
+async def test_large_payloads_are_split_into_messages_that_every_worker_accepts() -> None:
+    outbox = Outbox()
+    outbox.assign(7, [a_run("x" * 256 * 1024) for _ in range(5)])
+    messages = await sent(outbox)
+    assert [len(message.assignments.assignments) for message in messages] == [2, 2, 1]
+    assert max(message.ByteSize() for message in messages) < 1024 * 1024
+
+
+async def test_an_assignment_says_all_about_its_run() -> None:
+    outbox = Outbox()
+    outbox.assign(7, [a_run()])
+    [message] = await sent(outbox)
+    [assignment] = message.assignments.assignments
+    assert assignment.attempt_timeout.ToMilliseconds() == 250
+    assert assignment.scheduled_time.ToJsonString() == "2030-01-01T00:00:00.250Z"
+    assert (
+        assignment.trigger_source == worker_service_pb2.work__pb2.carillon_dot_v1_dot_run__pb2.TRIGGER_SOURCE_CATCH_UP
+    )
+
+
+async def test_acknowledgements_and_cancels_are_merged() -> None:
+    outbox = Outbox()
+    refs = [a_ref() for _ in range(700)]
+    for ref in refs:
+        outbox.acknowledge([(ref, Verdict.ACCEPTED)])
+        outbox.cancel([ref])
+    messages = await sent(outbox)
+    assert [len(m.cancel.attempts) for m in messages if m.HasField("cancel")] == [500, 200]
+    acks = [ack for m in messages for ack in m.result_acks.acks]
+    assert [UUID(bytes=ack.attempt.run_id) for ack in acks] == [ref.run_id for ref in refs]
+
+
+async def test_only_the_newest_heartbeat_is_answered_and_before_everything_else() -> None:
+    outbox = Outbox()
+    outbox.assign(7, [a_run()])
+    outbox.acknowledge_heartbeat(4)
+    outbox.acknowledge_heartbeat(5)
+    messages = await sent(outbox)
+    assert [message.WhichOneof("message") for message in messages] == ["heartbeat_ack", "assignments"]
+    assert messages[0].heartbeat_ack.sequence == 5
+
+
+async def test_a_claim_counts_as_unsent_until_it_is_taken() -> None:
+    outbox = Outbox()
+    outbox.assign(7, [a_run()])
+    assert outbox.unsent_claims == {7}
+    await anext(aiter(outbox.messages()))
+    assert outbox.unsent_claims == set()
+
+
+async def test_a_worker_that_does_not_read_ends_its_stream() -> None:
+    outbox, ended = Outbox(most_entries=3), []
+    outbox.on_end = lambda: ended.append(True)
+    outbox.acknowledge([(a_ref(), Verdict.ACCEPTED)] * 3)
+    assert not ended
+    outbox.cancel([a_ref()])
+    assert ended == [True]
+    with pytest.raises(Unavailable):
+        await anext(aiter(outbox.messages()))
+
+
+async def test_payloads_that_pile_up_end_the_stream_and_those_that_were_sent_do_not() -> None:
+    outbox = Outbox(most_characters=1000)
+    messages: AsyncIterator[worker_service_pb2.WorkResponse] = aiter(outbox.messages())
+    for _ in range(5):
+        outbox.assign(7, [a_run("x" * 900)])
+        await anext(messages)
+    outbox.assign(7, [a_run("x" * 900)])
+    outbox.assign(7, [a_run("x" * 900)])
+    with pytest.raises(Unavailable):
+        await anext(messages)
+
+
+async def test_a_stream_that_was_ended_sends_nothing_more() -> None:
+    outbox, ended = Outbox(), []
+    outbox.on_end = lambda: ended.append(True)
+    outbox.assign(7, [a_run()])
+    outbox.end(Replaced("newer"))
+    outbox.end(Unavailable("later"))
+    outbox.finish()
+    outbox.assign(8, [a_run()])
+    outbox.acknowledge_heartbeat(1)
+    with pytest.raises(Replaced):
+        await anext(aiter(outbox.messages()))
+    assert ended == [True]
