@@ -85,7 +85,8 @@ async def stubs(database: Database) -> AsyncIterator[Stubs]:
 
 def digest(**fields: Any) -> job_pb2.JobSpec:
     target = job_pb2.Target(http=job_pb2.HttpTarget(endpoint="http://email-service/run"))
-    return job_pb2.JobSpec(**({"job": "weekly-digest", "target": target} | fields))
+    defaults: dict[str, Any] = {"job": "weekly-digest", "target": target}
+    return job_pb2.JobSpec(**(defaults | fields))
 
 
 def full_spec() -> job_pb2.JobSpec:

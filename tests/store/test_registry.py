@@ -220,6 +220,13 @@ async def test_replicas_that_register_at_once_follow_each_other(scheduler: Sched
     assert scheduler.admin.execute("select count(*) from carillon.schedules").fetchone() == (20,)
 
 
+async def test_replicas_that_add_the_same_jobs_at_once_follow_each_other(scheduler: Scheduler) -> None:
+    await scheduler.register(digest())
+    manifest = [digest(), *(digest(f"job-{n}", timing=every("10m")) for n in range(20))]
+    all_of_them = await asyncio.gather(*(scheduler.register(*manifest) for _ in range(4)))
+    assert sorted(kinds(each)["job-7"] for each in all_of_them) == [CREATED, UNCHANGED, UNCHANGED, UNCHANGED]
+
+
 async def test_deploys_that_change_jobs_at_once_do_not_lock_each_other_out(scheduler: Scheduler) -> None:
     names = [f"job-{n}" for n in range(20)]
     await scheduler.register(*(digest(name, timing=every("10m")) for name in names))

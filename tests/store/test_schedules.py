@@ -81,6 +81,10 @@ async def test_a_change_never_moves_back_behind_what_a_tick_has_settled(schedule
     scheduler.database.now = START + 15 * MINUTE  # it began before that tick, and waited for the schedule
     changed = await scheduler.put(name, ScheduleSpec(every("5m")), "timing")
     assert changed.settled_to == START + 20 * MINUTE
+    counts_from = scheduler.admin.execute(
+        "select in_force_from from carillon.schedule_revisions where revision = 2"
+    ).fetchone()
+    assert counts_from == (START + 20 * MINUTE,)
     await scheduler.tick_until(START + 30 * MINUTE)
     instants = [instant for instant, _ in scheduler.fired()]
     assert instants == [START + minute * MINUTE for minute in (10, 20, 25, 30)]

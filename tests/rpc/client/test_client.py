@@ -194,13 +194,18 @@ async def test_a_watch_ends_with_its_reader(scheduler: AnsweringScheduler, clien
 
 
 async def test_a_schedule_is_put_with_what_is_named(scheduler: AnsweringScheduler, client: Client) -> None:
-    stored = await client.put_schedule("kpi-service/meta", tenant="acme", cron="@daily", time_zone="Asia/Kolkata")
+    name = "kpi-service/meta"
+    stored = await client.put_schedule(name, tenant="acme", enabled=True, cron="@daily", time_zone="Asia/Kolkata")
     assert stored == schedule_pb2.Schedule(
         name="services/kpi-service/jobs/meta/tenants/acme/schedules/default",
         timing=job_pb2.Timing(cron="@daily", time_zone="Asia/Kolkata"),
         enabled=True,
     )
-    assert list(scheduler.asked[0].update_mask.paths) == ["timing.cron", "timing.time_zone", "enabled"]
+    await client.put_schedule(name, tenant="acme", labels={"brand_id": "7"})
+    assert [list(request.update_mask.paths) for request in scheduler.asked] == [
+        ["timing.cron", "timing.time_zone", "enabled"],
+        ["labels"],
+    ]
 
 
 async def test_nobody_there_is_said_with_the_code(scheduler: Any) -> None:

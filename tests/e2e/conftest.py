@@ -1,0 +1,84 @@
+"""What end-to-end tests share: a service that keeps what it receives, and waiting for a run to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiohttp import web
+from carillon import Client, Jobs
+from carillon.v1 import run_pb2
+
+from local_stack.ports import LOCALHOST
+from tests.e2e.cluster import PATIENCE, Cluster
+
+SERVICE = "email-service"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request of a worker."""
+
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def run(self) -> str:
+        return self.headers["Idempotency-Key"]
+
+    @property
+    def attempt(self) -> int:
+        return int(self.headers["Carillon-Attempt"])
+
+
+Answer = Callable[[Call], Awaitable[web.Response]]
+
+
+async def _say_ok(_call: Call) -> web.Response:
+    return web.Response()
+
+
+class Service:
+    """An HTTP service of a test's own. `calls` gets each request; `answer` may be set to answer otherwise."""
+
+    def __init__(self) -> None:
+        self.calls: asyncio.Queue[Call] = asyncio.Queue()
+        self.answer: Answer = _say_ok
+        self.base_url = ""
+
+    async def next_call(self) -> Call:
+        return await asyncio.wait_for(self.calls.get(), PATIENCE)
+
+    def jobs(self, cluster: Cluster) -> Jobs:
+        """To declare the service's jobs with."""
+        return Jobs(SERVICE, target=cluster.target, token=cluster.secrets.email_service_token, base_url=self.base_url)
+
+    async def receive(self, request: web.Request) -> web.Response:
+        call = Call(dict(request.headers), await request.json())
+        self.calls.put_nowait(call)
+        return await self.answer(call)
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    service = Service()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", service.receive)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, LOCALHOST, 0).start()
+    service.base_url = f"http://{LOCALHOST}:{runner.addresses[0][1]}"
+    yield service
+    await runner.cleanup()
+
+
+async def ended(client: Client, run: str) -> run_pb2.Run:
+    """The run, once it has ended."""
+    last = run_pb2.Run()
+    async with asyncio.timeout(PATIENCE):
+        async for last in client.watch_runs(run=run):
+            pass  # the stream of one run ends with the run
+    return last
