@@ -37,7 +37,7 @@ class Probes:
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
-            raise PortTaken(f"cannot listen on port {port} of {host}: {_cause(error)}") from None
+            raise PortTaken(f"cannot listen on port {port} of {host}: {cause(error)}") from None
         return str(URL.build(scheme="http", host=host, port=self._runner.addresses[0][1]))
 
     async def stop(self) -> None:
@@ -55,7 +55,8 @@ class Probes:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
-def _cause(error: OSError) -> str:
+def cause(error: OSError) -> str:
+    """Why an address cannot be listened on, in words that fit behind a colon."""
     if isinstance(error, socket.gaierror):
         return "this machine has no such address"
     return os.strerror(error.errno or 0).lower()

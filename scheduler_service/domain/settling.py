@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
 from scheduler_service.domain.run import EPOCH, TriggerSource, scheduled_run_id
@@ -14,6 +15,7 @@ from scheduler_service.domain.timing import (
     Missed,
     Occurrence,
     RepeatPolicy,
+    Settlement,
     Timing,
     jitter_offset,
     next_occurrence,
@@ -23,6 +25,10 @@ from scheduler_service.domain.timing import (
 
 LIMIT = 100
 """Runs of one schedule that one settlement makes; what is left is due at once."""
+
+
+_GAPS = {policy.name: policy for policy in GapPolicy}
+_REPEATS = {policy.name: policy for policy in RepeatPolicy}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +79,8 @@ def decide(standing: Standing, now: datetime, oldest: datetime) -> Decision:
         return _moved_on(standing, timing, max(since, now))
     # Lateness counts from when an occurrence was to start, so that a jitter of minutes is not taken for an outage.
     started_until = now - _offset(standing, timing, next_occurrence(timing, since))
-    settlement = settle(
-        timing,
-        since,
-        started_until,
-        catch_up=standing.catch_up,
-        window=max(min(standing.window, started_until - oldest), timedelta()),
-        limit=LIMIT,
-    )
+    window = max(min(standing.window, started_until - oldest), timedelta())
+    settlement = _settlement(timing, since, started_until, standing.catch_up, window)
     runs = tuple(_owed(standing, timing, due) for due in settlement.due)
     following = _start(standing, timing, settlement.next)
     return Decision(runs, settlement.missed, settlement.settled_to, following)
@@ -105,6 +105,12 @@ def first_start(standing: Standing, after: datetime) -> datetime | None:
     """When the first occurrence after an instant is to start, jitter included."""
     timing = _timing(standing)
     return _start(standing, timing, next_occurrence(timing, after))
+
+
+@lru_cache(maxsize=4_096)
+def _settlement(timing: Timing, since: datetime, until: datetime, catch_up: CatchUp, window: timedelta) -> Settlement:
+    """Remembered, because those that share a timing come due at the same instant, in the same batch."""
+    return settle(timing, since, until, catch_up=catch_up, window=window, limit=LIMIT)
 
 
 def _moved_on(standing: Standing, timing: Timing, to: datetime) -> Decision:
@@ -136,7 +142,7 @@ def _timing(standing: Standing) -> Timing:
     return Timing.of(
         standing.cron,
         standing.time_zone,
-        GapPolicy(standing.gap.lower()),
-        RepeatPolicy(standing.repeat.lower()),
+        _GAPS[standing.gap],
+        _REPEATS[standing.repeat],
         standing.phase,
     )

@@ -31,7 +31,8 @@ def to_json(value: Any) -> Any:
 
 def from_json(kind: type[V], data: Mapping[str, Any]) -> V:
     """The value of a JSON form. Fields that this version does not know are passed over."""
-    return kind(**{name: _read(hint, data[name]) for name, hint in _hints(cast("Hashable", kind)).items() if name in data})
+    hints = _hints(cast("Hashable", kind))
+    return kind(**{name: _read(hint, data[name]) for name, hint in hints.items() if name in data})
 
 
 def leaves(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Engine:
         """Ends the loops: what makes work first, completion last, once all that was reported is committed."""
         await self.stop_handing_out()
         await self._completing.stop(within=within)
-        await asyncio.gather(*(loop.stop() for loop in self._others))
+        # Cut short: the listener sits in a wait of its own.
+        await asyncio.gather(*(loop.stop(within=0) for loop in self._others))
 
     def health(self) -> dict[str, dict[str, Any]]:
         """How each loop fares, by its name."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from operations.probes import PortTaken
+from operations.probes import PortTaken, cause
 from scheduler_service.rpc.calls import Calls
 from scheduler_service.rpc.health import Health
 
@@ -42,11 +43,12 @@ def build_server(
 
 def listen(server: grpc.aio.Server, host: str, port: int) -> int:
     """Answers the port that was bound. Errors: PortTaken."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    is_v6 = ":" in host
+    # gRPC does not say why it cannot listen, but writes lines of its own to stderr: asked before, it has none to write.
     try:
-        bound = server.add_insecure_port(address)
+        socket.create_server((host, port), family=socket.AF_INET6 if is_v6 else socket.AF_INET).close()
+        return server.add_insecure_port(f"[{host}]:{port}" if is_v6 else f"{host}:{port}")
+    except OSError as error:
+        raise PortTaken(f"cannot listen on port {port} of {host}: {cause(error)}") from None
     except RuntimeError:
-        bound = 0
-    if not bound:
-        raise PortTaken(f"cannot listen on {address}; is another program there?")
-    return bound
+        raise PortTaken(f"cannot listen on port {port} of {host}") from None

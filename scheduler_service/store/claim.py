@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -63,7 +65,7 @@ claimed as (
 )
 select c.claim_id, c.run_id, c.attempt, c.max_attempts, j.service, j.job, c.tenant_id, j.endpoint, c.payload::text,
   extract(epoch from c.attempt_timeout)::float8, extract(epoch from c.cancel_grace)::float8,
-  c.scheduled_for, c.trigger::text, c.labels, (select count(*) from picked)
+  c.scheduled_for, c.trigger::text, c.labels::text, (select count(*) from picked)
 from held left join (claimed c join carillon.jobs j using (job_id)) on true"""
 
 
@@ -82,8 +84,18 @@ async def claim(
     return Claim(rows[0][0], [_claimed_run(row) for row in rows], emptied=len(rows) == picked < limit)
 
 
+_TRIGGERS = {source.value: source for source in TriggerSource}
+
+
+@lru_cache(maxsize=4_096)
+def labels_of(text: str) -> dict[str, str]:
+    """Labels from their JSON. Remembered and shared, because most runs of a job have the same: not to be changed."""
+    labels: dict[str, str] = json.loads(text)
+    return labels
+
+
 def _claimed_run(row: tuple[Any, ...]) -> ClaimedRun:
-    return ClaimedRun(*(*row[1:12], TriggerSource(row[12]), row[13]))
+    return ClaimedRun(*(*row[1:12], _TRIGGERS[row[12]], labels_of(row[13])))
 
 
 _SECONDS_TO_NEXT: LiteralString = """

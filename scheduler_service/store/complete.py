@@ -79,7 +79,10 @@ select run_id, schedule_id, revision, job_id, tenant_id,
   triggered_by, origin, labels, payload, attempt, max_attempts, worker,
   coalesce(processed, 0), coalesce(succeeded, 0), coalesce(failed, 0),
   coalesce(metrics::jsonb, '{{}}'), coalesce(metadata::jsonb, '{{}}'),
-  case when not completed then error::jsonb end,
+  case when completed then null
+       when error::jsonb ->> 'code' = 'CANCELLED' and cancel_reason <> ''
+         then error::jsonb || jsonb_build_object('message', cancel_reason)
+       else error::jsonb end,
   cancel_requested_at, claim_id, decode(digest, 'hex')
 from ended
 returning run_id, attempt, claim_id"""
@@ -162,10 +165,10 @@ async def end_runs(
     now: datetime | None = None,
     digests: Sequence[str] | None = None,
 ) -> set[AttemptRef]:
-    """Ends runs: COMPLETED, or CANCELLED where that was asked for, or FAILED. Answers which; the others were not in
-    that attempt's hands. `digests` are those of the results as they were sent, where these stand in for others."""
+    """Ends runs: COMPLETED, or CANCELLED where that was asked for, or FAILED. Answers which results matched no live
+    attempt. `digests` are those of the results as they were sent, where these stand in for others."""
     more = {"digests": arrays.plain(digests)} if digests else {}
-    return await _changed(connection, _END, results, now, **more)
+    return await _unmatched(connection, _END, results, now, **more)
 
 
 async def lock_attempts(connection: Connection, results: Sequence[Result]) -> dict[AttemptRef, Held]:
@@ -177,14 +180,14 @@ async def lock_attempts(connection: Connection, results: Sequence[Result]) -> di
 async def retry_runs(
     connection: Connection, results: Sequence[Result], delays: Sequence[timedelta], now: datetime | None = None
 ) -> set[AttemptRef]:
-    """Records failed attempts of locked runs, and has the runs tried again after these delays."""
+    """Records failed attempts of locked runs, and has the runs tried again after these delays. Answers as above."""
     seconds = (f"{delay.total_seconds():f}s" for delay in delays)
-    return await _changed(connection, _RETRY, results, now, delays=arrays.plain(seconds))
+    return await _unmatched(connection, _RETRY, results, now, delays=arrays.plain(seconds))
 
 
 async def free_runs(connection: Connection, results: Sequence[Result]) -> set[AttemptRef]:
-    """Takes back locked runs that were never started: the attempt is not charged."""
-    return await _changed(connection, _FREE, results, None)
+    """Takes back locked runs that were never started: the attempt is not charged. Answers as above."""
+    return await _unmatched(connection, _FREE, results, None)
 
 
 async def remove_recorded(connection: Connection, run_id: UUID) -> bool:
@@ -198,28 +201,33 @@ async def look_up(connection: Connection, results: Sequence[Result]) -> list[Kno
     return [Known(*row) for row in await cursor.fetchall()]
 
 
-async def _changed(
+async def _unmatched(
     connection: Connection, query: LiteralString, results: Sequence[Result], now: datetime | None, **more: str
 ) -> set[AttemptRef]:
     cursor = await connection.execute(query, _parameters(results, now) | more, binary=True)
-    return {AttemptRef(*row) for row in await cursor.fetchall()}
+    if cursor.rowcount == len(results):
+        return set()
+    matched = {AttemptRef(*row) for row in await cursor.fetchall()}
+    return {each.ref for each in results} - matched
 
 
 def _parameters(results: Sequence[Result], now: datetime | None) -> dict[str, Any]:
+    sessions = {each.session_id: str(each.session_id) for each in results}
+    counts = [each.items for each in results] if any(each.items for each in results) else []
     return {
         "now": now,
-        "sessions": arrays.plain({each.session_id for each in results}),
+        "sessions": arrays.plain(sessions.values()),
         "run_ids": arrays.plain(each.ref.run_id for each in results),
         "attempts": arrays.plain(each.ref.attempt for each in results),
         "claim_ids": arrays.plain(each.ref.claim_id for each in results),
-        "of_sessions": arrays.plain(each.session_id for each in results),
+        "of_sessions": arrays.plain(sessions[each.session_id] for each in results),
         "completed": arrays.plain(each.outcome == "COMPLETED" for each in results),
         "durations": arrays.plain(each.duration for each in results),
         "delays": "{}",
         "errors": arrays.texts(_error(each) for each in results),
-        "processed": arrays.plain(each.items and each.items.processed for each in results),
-        "succeeded": arrays.plain(each.items and each.items.succeeded for each in results),
-        "failed": arrays.plain(each.items and each.items.failed for each in results),
+        "processed": arrays.plain(each and each.processed for each in counts),
+        "succeeded": arrays.plain(each and each.succeeded for each in counts),
+        "failed": arrays.plain(each and each.failed for each in counts),
         "metrics": arrays.texts(each.metrics or None for each in results),
         "metadata": arrays.texts(each.metadata or None for each in results),
         "digests": arrays.plain(each.digest() for each in results),

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import structlog
 from psycopg.types.json import Jsonb
 
 from scheduler_service.domain.returns import Charged, Ended, Freed, HeldRun, Return
 from scheduler_service.store.sessions import Connection, workers_of
+
+log = structlog.get_logger()
 
 _HELD = """
 select r.run_id, r.session_id, r.claim_id, r.attempt, r.max_attempts, r.retry_delay, r.started_at, r.run_deadline,
@@ -200,14 +203,19 @@ async def _end(
 ) -> None:
     if not ended:
         return
+    run_ids = [run.run_id for run, _ in ended]
     values = {
-        "run_ids": [run.run_id for run, _ in ended],
+        "run_ids": run_ids,
         "states": [what.state.value for _, what in ended],
         "errors": [Jsonb(what.error.to_document()) for _, what in ended],
         "workers": [_worker(run, workers) for run, _ in ended],
         "now": now,
     }
-    await connection.execute(_END, values)
+    cursor = await connection.execute(_END, values)
+    if cursor.rowcount < len(ended):
+        log.critical(
+            "live runs had records already; the live ones are removed", runs=[str(run_id) for run_id in run_ids]
+        )
 
 
 def _worker(run: HeldRun, workers: Mapping[UUID, str]) -> str:

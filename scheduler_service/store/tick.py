@@ -17,6 +17,7 @@ from scheduler_service.domain.overlap import SKIPPED
 from scheduler_service.domain.settling import Decision, OwedRun, Standing
 from scheduler_service.domain.timing import CatchUp, tzdata_version
 from scheduler_service.store import arrays
+from scheduler_service.store.claim import labels_of
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -94,9 +95,12 @@ async def lock_armed(connection: Connection, schedule_ids: Sequence[int], now: d
     return [_due_schedule(row) for row in await cursor.fetchall()]
 
 
+_CATCH_UPS = {policy.name: policy for policy in CatchUp}
+
+
 def _due_schedule(row: tuple[Any, ...]) -> DueSchedule:
     return DueSchedule(
-        standing=Standing(*(*row[1:11], CatchUp(row[11].lower()), row[12])),
+        standing=Standing(*(*row[1:11], _CATCH_UPS[row[11]], row[12])),
         settled_from=row[8],
         tenant=row[13],
         service=row[14],
@@ -184,7 +188,7 @@ inserted as (
   returning run_id, session_id, claim_id, payload, labels
 )
 select run_id, session_id, claim_id, case when claim_id is not null then payload::text end,
-  case when claim_id is not null then labels end
+  case when claim_id is not null then labels::text end
 from inserted"""
 
 # What the unique index kept from becoming live. Where a schedule was not moved, it is decided again instead.
@@ -284,7 +288,7 @@ def _by_claim(rows: Iterable[tuple[Any, ...]], runs: Sequence[_Placed]) -> dict[
     return claims
 
 
-def _claimed_run(placed: _Placed, payload: str, labels: dict[str, str]) -> ClaimedRun:
+def _claimed_run(placed: _Placed, payload: str, labels: str) -> ClaimedRun:
     schedule, run = placed.schedule, placed.run
     return ClaimedRun(
         run_id=run.run_id,
@@ -299,7 +303,7 @@ def _claimed_run(placed: _Placed, payload: str, labels: dict[str, str]) -> Claim
         cancel_grace=schedule.cancel_grace,
         scheduled_for=run.occurrence.instant,
         trigger=run.trigger,
-        labels=labels,
+        labels=labels_of(labels),
     )
 
 

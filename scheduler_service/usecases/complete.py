@@ -104,15 +104,17 @@ class Completer:
 
     async def _conclude(self, connection: Connection, results: Sequence[Result], now: datetime | None) -> list[Verdict]:
         first = {each.ref: each for each in reversed(results)}
-        counted = await self._write(connection, sorted(first.values(), key=_run_id), now)
-        rest = [each for each in results if each.ref not in counted or first[each.ref] is not each]
-        known = iter(await store.look_up(connection, rest) if rest else ())
-        unmatched = set(map(id, rest))
-        return [_verdict(next(known)) if id(each) in unmatched else Verdict.ACCEPTED for each in results]
+        unmatched = await self._write(connection, sorted(first.values(), key=_run_id), now)
+        if not unmatched and len(first) == len(results):
+            return [Verdict.ACCEPTED] * len(results)
+        rest = [each for each in results if each.ref in unmatched or first[each.ref] is not each]
+        known = iter(await store.look_up(connection, rest))
+        looked_up = set(map(id, rest))
+        return [_verdict(next(known)) if id(each) in looked_up else Verdict.ACCEPTED for each in results]
 
     async def _write(self, connection: Connection, results: Sequence[Result], now: datetime | None) -> set[AttemptRef]:
-        """Commits results in order of run ids; answers which counted. A group that the data of one fails is halved
-        until that one is alone, and its run ends FAILED."""
+        """Commits results in order of run ids; answers which matched no live attempt. A group that the data of one
+        fails is halved until that one is alone, and its run ends FAILED."""
         try:
             if all(each.outcome == "COMPLETED" for each in results):
                 return await store.end_runs(connection, results, now)
@@ -131,18 +133,17 @@ class Completer:
     ) -> set[AttemptRef]:
         held = await store.lock_attempts(connection, results)
         live = [each for each in results if each.ref in held]
-        retries = {each: delay for each in live if (delay := _retry_after(each, held[each.ref])) is not None}
-        returned = [each for each in live if each.outcome == "RETURNED" and not held[each.ref].cancel_requested]
-        ending = [each for each in live if each not in retries and each not in set(returned)]
-        counted: set[AttemptRef] = set()
-        if ending:
-            counted |= await store.end_runs(connection, ending, now)
+        retries = {each.ref: delay for each in live if (delay := _retry_after(each, held[each.ref])) is not None}
+        returned = {each.ref for each in live if each.outcome == "RETURNED" and not held[each.ref].cancel_requested}
+        if ending := [each for each in live if each.ref not in retries and each.ref not in returned]:
+            await store.end_runs(connection, ending, now)
         if retries:
-            counted |= await store.retry_runs(connection, list(retries), list(retries.values()), now)
+            again = [each for each in live if each.ref in retries]
+            await store.retry_runs(connection, again, list(retries.values()), now)
         if returned:
-            counted |= await store.free_runs(connection, returned)
+            await store.free_runs(connection, [each for each in live if each.ref in returned])
         self._freed |= bool(retries or returned)
-        return counted
+        return {each.ref for each in results} - held.keys()
 
 
 def _run_id(result: Result) -> int:
@@ -171,7 +172,7 @@ async def _condemn(connection: Connection, result: Result, error: Exception, now
     run_id = result.ref.run_id
     if isinstance(error, psycopg.errors.UniqueViolation) and await store.remove_recorded(connection, run_id):
         _log.critical("a live run had a record already; the live one is removed", run_id=str(run_id))
-        return set()
+        return {result.ref}
     _log.error("a result cannot be recorded, its run ends FAILED", run_id=str(run_id), error=str(error))
     reason = RunError("BAD_RESULT", "the attempt's result could not be recorded", str(error).replace("\0", ""))
     stand_in = replace(result, outcome="FAILED", error=reason, duration=None, items=None, metrics="", metadata="")

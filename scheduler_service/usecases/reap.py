@@ -36,6 +36,8 @@ log = structlog.get_logger()
 
 TIMEOUT_MARGIN = timedelta(seconds=10)
 """How long after a deadline the scheduler waits for the worker itself to say so."""
+OVERDUE_SECONDS = 5.0
+"""How often claimed runs are looked through for overdue ones: the one look that reads them all."""
 CLOCK_TOLERANCE = 2.0
 _LIMIT = 500
 
@@ -101,6 +103,7 @@ class Reaper:
         self._wakeups = wakeups
         self._clock = clock
         self._watch = ClockWatch(lease)
+        self._look_through_at = float("-inf")
 
     async def step(self, connection: Connection, *, now: datetime | None = None) -> Reaped:
         """Looks once for everything that is to be reaped, and does it. `now` steps the database's clock in tests."""
@@ -129,14 +132,22 @@ class Reaper:
         async with connection.transaction():
             cancelled = await reap.past_cancel_grace(connection, now, limit=_LIMIT)
             decided: list[Decided] = [(run, after_grace(run)) for run in cancelled]
-            late = await reap.overdue(connection, now, margin=TIMEOUT_MARGIN, limit=_LIMIT)
-            late += await reap.overdue_while_waiting(connection, now, limit=_LIMIT)
+            late = await reap.overdue_while_waiting(connection, now, limit=_LIMIT)
+            late += await self._overdue(connection, now)
             seen = {run.run_id for run in cancelled}
             decided += [(run, after_timeout(run, now)) for run in late if run.run_id not in seen]
             await reap.carry_out(connection, decided, now)
         _log("run over its time", decided)
         self._stop([run for run, _ in decided])
         return _counted(decided)
+
+    async def _overdue(self, connection: Connection, now: datetime) -> list[HeldRun]:
+        if self._clock() < self._look_through_at:
+            return []
+        runs = await reap.overdue(connection, now, margin=TIMEOUT_MARGIN, limit=_LIMIT)
+        if len(runs) < _LIMIT:
+            self._look_through_at = self._clock() + OVERDUE_SECONDS
+        return runs
 
     def _stop(self, runs: Sequence[HeldRun]) -> None:
         """Tells workers that are connected here to stop what no longer counts."""

@@ -77,8 +77,6 @@ async def service() -> AsyncIterator[Service]:
 
 async def ended(client: Client, run: str) -> run_pb2.Run:
     """The run, once it has ended."""
-    last = run_pb2.Run()
     async with asyncio.timeout(PATIENCE):
-        async for last in client.watch_runs(run=run):
-            pass  # the stream of one run ends with the run
-    return last
+        # The stream of one run ends with the run.
+        return [state async for state in client.watch_runs(run=run)][-1]

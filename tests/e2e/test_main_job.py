@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -83,7 +84,7 @@ async def test_a_failing_endpoint_is_tried_again_and_its_attempts_are_listed(
     failed, completed = run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_COMPLETED
     assert [(each.attempt, each.state) for each in attempts] == [(1, failed), (2, failed), (3, completed)]
     assert (attempts[0].error.code, attempts[0].error.detail) == ("HTTP_STATUS", "not yet")
-    for earlier, later in zip(attempts, attempts[1:], strict=False):
+    for earlier, later in itertools.pairwise(attempts):
         assert later.start_time.ToNanoseconds() - earlier.finish_time.ToNanoseconds() >= 1e9
 
 
@@ -104,7 +105,7 @@ async def test_a_run_that_is_cancelled_stops_at_its_service(cluster: Cluster, cl
     await client.cancel_run(made.name, reason="sent to the wrong list")
     run = await ended(client, made.name)
     assert run.state == run_pb2.RUN_STATE_CANCELLED
-    assert "sent to the wrong list" in run.error.message
+    assert (run.error.code, run.error.message) == ("CANCELLED", "sent to the wrong list")
     await asyncio.wait_for(hung_up.wait(), 30)
 
 

@@ -86,8 +86,9 @@ class Soak:
         killed: list[str] = []
         if self.plan.kill:
             await self._until(began + 0.4 * self.plan.seconds)
+            held = await eventually(lambda: self._held_by(WORKERS[0]))
             await cluster.kill(WORKERS[0])
-            self.say(f"killed {WORKERS[0]}")
+            self.say(f"killed {WORKERS[0]}, which held {held} runs")
             killed = [WORKERS[0]]
             await self._until(began + 0.6 * self.plan.seconds)
             await self._kill_scheduler(cluster)
@@ -109,8 +110,9 @@ class Soak:
     async def _kill_scheduler(self, cluster: Cluster) -> None:
         """The one that the surviving worker is connected to: it has to find the other."""
         victim = (await self._replicas())[WORKERS[1]]
+        held = await eventually(lambda: self._held_by(WORKERS[1]))
         await cluster.kill(victim)
-        self.say(f"killed {victim}")
+        self.say(f"killed {victim}, whose worker held {held} runs")
 
     async def _until(self, instant: float) -> None:
         """Says how it goes, each 5 s."""
@@ -123,6 +125,10 @@ class Soak:
         rows = await self._rows("select worker, replica from carillon.sessions")
         names = {str(pid): name for name, pid in self._pids.items()}
         return {names[worker.rpartition(":")[2]]: replica for worker, replica in rows}
+
+    async def _held_by(self, worker: str) -> int:
+        rows = await self._rows("select worker from carillon.live_runs join carillon.sessions using (session_id)")
+        return sum(name.endswith(f":{self._pids[worker]}") for (name,) in rows)
 
     async def _live(self) -> int:
         return int((await self._rows("select count(*) from carillon.live_runs"))[0][0])

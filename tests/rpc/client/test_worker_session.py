@@ -77,6 +77,16 @@ async def test_a_run_goes_on_while_the_stream_is_away(
     assert (await second.next("results")).results[0].outcome == work_pb2.ATTEMPT_OUTCOME_COMPLETED
 
 
+async def test_a_worker_that_never_reached_a_scheduler_stops_at_once(
+    scheduler: ScriptedScheduler, start_session: Any, in_time: Any
+) -> None:
+    session = start_session()
+    stream = await scheduler.next_stream()
+    await stream.next("hello")
+    await in_time(session.drain(10))
+    assert not session.state().connected
+
+
 async def test_a_draining_replica_is_left_for_a_new_stream_while_runs_go_on(
     scheduler: ScriptedScheduler, executor: Recorder, start_session: Any, new_run: Any, in_time: Any
 ) -> None:

@@ -105,6 +105,17 @@ def test_a_relative_endpoint_needs_a_base_url() -> None:
         Jobs("email-service").endpoint("digest", "/digest")
 
 
+@pytest.mark.parametrize("token", ["id.sec\nret", "id.sécret", "id sec"])
+def test_a_malformed_token_is_refused_without_telling_it(token: str) -> None:
+    with pytest.raises(ValueError, match="no token has") as raised:
+        Jobs("email-service", token=token)
+    assert "sec" not in str(raised.value)
+
+
+def test_the_line_end_of_a_token_file_is_left_out() -> None:
+    assert Jobs("email-service", token="id.secret\n").connection.metadata() == (("x-service-token", "id.secret"),)
+
+
 def test_a_job_is_declared_once() -> None:
     jobs = Jobs("email-service")
     jobs.endpoint("digest", "http://x/y")

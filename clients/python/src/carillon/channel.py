@@ -73,7 +73,8 @@ class Connection:
             raise ValueError("give either a token (a JWT) or a service_token, not both")
         if not jwt and not service_token:
             service_token = os.environ.get("CARILLON_SERVICE_TOKEN") or None
-        return cls(target or os.environ.get("CARILLON_TARGET") or DEFAULT_TARGET, service_token, jwt, tls)
+        target = target or os.environ.get("CARILLON_TARGET") or DEFAULT_TARGET
+        return cls(target, _token(service_token), _token(jwt), tls)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The credentials, as each call carries them."""
@@ -103,6 +104,14 @@ class Connection:
             return grpc.aio.insecure_channel(self.target, options=options)
         tls = Tls() if self.tls is True else self.tls
         return grpc.aio.secure_channel(self.target, tls.credentials(), options=options)
+
+
+def _token(given: str | None) -> str | None:
+    """The token without the line end that files and shells leave. gRPC would tell a malformed one in its error."""
+    token = (given or "").strip()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token has a character that no token has; was something else pasted with it?")
+    return token or None
 
 
 def _service_config() -> object:

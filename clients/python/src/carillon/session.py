@@ -101,7 +101,7 @@ class WorkerSession:
         self._holdings = Holdings()
         self._outbox = Outbox()
         self._lease = Lease()
-        self._session_id = uuid.uuid4().bytes
+        self._session_id = b""
         self._hello_sent_at = 0.0
         self._outstanding = 0  # credit granted on the current stream and not used yet
         self._unacknowledged = 0
@@ -146,6 +146,8 @@ class WorkerSession:
             raise RuntimeError("a worker session runs once; make a new one")
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        # Made here, not before: processes that fork after the worker was built must not share a session.
+        self._session_id = uuid.uuid4().bytes
         try:
             await self._streams.stay_connected()
         finally:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,7 +16,9 @@ import psycopg
 from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 from prometheus_client import CollectorRegistry
 
+from scheduler_service.domain.attempt import ClaimedRun
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
+from scheduler_service.domain.run import TriggerSource
 from scheduler_service.loops.completer import CompleterLoop
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
@@ -39,6 +42,9 @@ WORKER_TOKEN = "worker.a-secret-of-the-tests"
 EMAIL_TOKEN = "email.a-secret-of-the-tests"
 TOKENS = f"*={WORKER_TOKEN},email-service={EMAIL_TOKEN}"
 PATIENCE = 10.0
+
+LIVE = "select count(*) from carillon.live_runs where session_id is not null"
+SESSIONS = "select count(*) from carillon.sessions"
 
 Request = worker_service_pb2.WorkRequest
 Response = worker_service_pb2.WorkResponse
@@ -141,11 +147,11 @@ class RawWorker:
     async def beat(self, sequence: int, held: Sequence[int] = ()) -> None:
         await self.send(heartbeat=work_pb2.Heartbeat(sequence=sequence, held_claims=held))
 
-    async def verdict(self, result: work_pb2.AttemptResult) -> work_pb2.ResultVerdict:
+    async def verdict(self, result: work_pb2.AttemptResult) -> work_pb2.ResultVerdict.ValueType:
         """What becomes of one result."""
         await self.send(results=work_pb2.Results(results=[result]))
         [ack] = (await self.expect("result_acks")).acks
-        verdict: work_pb2.ResultVerdict = ack.verdict
+        verdict: work_pb2.ResultVerdict.ValueType = ack.verdict
         return verdict
 
     async def expect(self, kind: str) -> Any:
@@ -185,6 +191,24 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+def a_claimed_run(payload: str = "{}") -> ClaimedRun:
+    return ClaimedRun(
+        run_id=uuid4(),
+        attempt=1,
+        max_attempts=3,
+        service="email-service",
+        job="weekly-digest",
+        tenant="-",
+        endpoint="",
+        payload=payload,
+        attempt_timeout=0.25,
+        cancel_grace=30,
+        scheduled_for=datetime(2030, 1, 1, microsecond=250_000, tzinfo=UTC),
+        trigger=TriggerSource.CATCH_UP,
+        labels={},
+    )
+
+
 def ref(run_id: bytes, claim_id: int, attempt: int = 1) -> work_pb2.AttemptRef:
     return work_pb2.AttemptRef(run_id=run_id, attempt=attempt, claim_id=claim_id)
 
@@ -193,3 +217,8 @@ def one(admin: psycopg.Connection[Any], query: str) -> Any:
     """The first column of a query's one row; None if there is no row."""
     row = admin.execute(query.encode()).fetchone()
     return row[0] if row else None
+
+
+def a_result(attempt: work_pb2.AttemptRef, **fields: Any) -> work_pb2.AttemptResult:
+    fields.setdefault("outcome", work_pb2.ATTEMPT_OUTCOME_COMPLETED)
+    return work_pb2.AttemptResult(attempt=attempt, **fields)

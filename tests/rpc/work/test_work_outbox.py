@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
-from carillon.v1 import worker_service_pb2
+from carillon.v1 import run_pb2, worker_service_pb2
 
-from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
+from scheduler_service.domain.attempt import AttemptRef, Verdict
 from scheduler_service.domain.errors import Replaced, Unavailable
-from scheduler_service.domain.run import TriggerSource
 from scheduler_service.rpc.work_outbox import Outbox
-
-
-def a_run(payload: str = "{}") -> ClaimedRun:
-    return ClaimedRun(
-        run_id=uuid4(),
-        attempt=1,
-        max_attempts=3,
-        service="email-service",
-        job="weekly-digest",
-        tenant="-",
-        endpoint="",
-        payload=payload,
-        attempt_timeout=0.25,
-        cancel_grace=30,
-        scheduled_for=datetime(2030, 1, 1, microsecond=250_000, tzinfo=UTC),
-        trigger=TriggerSource.CATCH_UP,
-        labels={},
-    )
+from tests.rpc.work.rig import a_claimed_run
 
 
 def a_ref() -> AttemptRef:
@@ -45,7 +26,7 @@ async def sent(outbox: Outbox) -> list[worker_service_pb2.WorkResponse]:
 
 async def test_runs_of_one_claim_share_a_message_and_claims_do_not() -> None:
     outbox = Outbox()
-    first, second, third = a_run(), a_run(), a_run()
+    first, second, third = a_claimed_run(), a_claimed_run(), a_claimed_run()
     outbox.assign(7, [first])
     outbox.assign(7, [second])
     outbox.assign(8, [third])
@@ -58,7 +39,7 @@ async def test_runs_of_one_claim_share_a_message_and_claims_do_not() -> None:
 
 async def test_large_payloads_are_split_into_messages_that_every_worker_accepts() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_run("x" * 256 * 1024) for _ in range(5)])
+    outbox.assign(7, [a_claimed_run("x" * 256 * 1024) for _ in range(5)])
     messages = await sent(outbox)
     assert [len(message.assignments.assignments) for message in messages] == [2, 2, 1]
     assert max(message.ByteSize() for message in messages) < 1024 * 1024
@@ -66,14 +47,12 @@ async def test_large_payloads_are_split_into_messages_that_every_worker_accepts(
 
 async def test_an_assignment_says_all_about_its_run() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_run()])
+    outbox.assign(7, [a_claimed_run()])
     [message] = await sent(outbox)
     [assignment] = message.assignments.assignments
     assert assignment.attempt_timeout.ToMilliseconds() == 250
     assert assignment.scheduled_time.ToJsonString() == "2030-01-01T00:00:00.250Z"
-    assert (
-        assignment.trigger_source == worker_service_pb2.work__pb2.carillon_dot_v1_dot_run__pb2.TRIGGER_SOURCE_CATCH_UP
-    )
+    assert assignment.trigger_source == run_pb2.TRIGGER_SOURCE_CATCH_UP
 
 
 async def test_acknowledgements_and_cancels_are_merged() -> None:
@@ -90,7 +69,7 @@ async def test_acknowledgements_and_cancels_are_merged() -> None:
 
 async def test_only_the_newest_heartbeat_is_answered_and_before_everything_else() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_run()])
+    outbox.assign(7, [a_claimed_run()])
     outbox.acknowledge_heartbeat(4)
     outbox.acknowledge_heartbeat(5)
     messages = await sent(outbox)
@@ -100,7 +79,7 @@ async def test_only_the_newest_heartbeat_is_answered_and_before_everything_else(
 
 async def test_a_claim_counts_as_unsent_until_it_is_taken() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_run()])
+    outbox.assign(7, [a_claimed_run()])
     assert outbox.unsent_claims == {7}
     await anext(aiter(outbox.messages()))
     assert outbox.unsent_claims == set()
@@ -121,10 +100,10 @@ async def test_payloads_that_pile_up_end_the_stream_and_those_that_were_sent_do_
     outbox = Outbox(most_characters=1000)
     messages: AsyncIterator[worker_service_pb2.WorkResponse] = aiter(outbox.messages())
     for _ in range(5):
-        outbox.assign(7, [a_run("x" * 900)])
+        outbox.assign(7, [a_claimed_run("x" * 900)])
         await anext(messages)
-    outbox.assign(7, [a_run("x" * 900)])
-    outbox.assign(7, [a_run("x" * 900)])
+    outbox.assign(7, [a_claimed_run("x" * 900)])
+    outbox.assign(7, [a_claimed_run("x" * 900)])
     with pytest.raises(Unavailable):
         await anext(messages)
 
@@ -132,11 +111,11 @@ async def test_payloads_that_pile_up_end_the_stream_and_those_that_were_sent_do_
 async def test_a_stream_that_was_ended_sends_nothing_more() -> None:
     outbox, ended = Outbox(), []
     outbox.on_end = lambda: ended.append(True)
-    outbox.assign(7, [a_run()])
+    outbox.assign(7, [a_claimed_run()])
     outbox.end(Replaced("newer"))
     outbox.end(Unavailable("later"))
     outbox.finish()
-    outbox.assign(8, [a_run()])
+    outbox.assign(8, [a_claimed_run()])
     outbox.acknowledge_heartbeat(1)
     with pytest.raises(Replaced):
         await anext(aiter(outbox.messages()))

@@ -1,0 +1,1 @@
+"""What is promised about speed, as programs that print figures."""

@@ -1,0 +1,84 @@
+"""Leases and reports while the database comes and goes: what waits to be written is not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from scheduler_service.domain.access import ANY_SERVICE, Kind, Principal, Scope
+from scheduler_service.domain.attempt import AttemptRef
+from scheduler_service.domain.errors import Refusal
+from scheduler_service.store.database import Database
+from scheduler_service.usecases.leases import Hello, Leases
+from scheduler_service.usecases.report import Reports
+from scheduler_service.usecases.sessions import Sessions
+from scheduler_service.usecases.wakeups import Wakeups
+from tests.builders import claim, connect, make_job, make_live_run, make_session
+from tests.conftest import DatabaseUrls
+
+WORKER = Principal(Kind.SERVICE, name="worker", service=ANY_SERVICE, scopes=frozenset({Scope.WORK}))
+
+
+class Stream:
+    """The port of a worker's stream, which remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+        self.ended: list[Refusal] = []
+
+    def assign(self, claim_id: int, runs: object) -> None: ...
+
+    def acknowledge(self, verdicts: object) -> None: ...
+
+    def cancel(self, attempts: object) -> None: ...
+
+    def acknowledge_heartbeat(self, sequence: int) -> None:
+        self.acknowledged.append(sequence)
+
+    def end(self, refusal: Refusal) -> None:
+        self.ended.append(refusal)
+
+
+@pytest.fixture
+def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
+    with connect(database_urls.admin) as admin:
+        yield admin
+
+
+async def test_heartbeats_wait_for_the_database_to_come_back(database: Database) -> None:
+    leases = Leases(database, Sessions(lambda: None), Wakeups(), replica="replica-1")
+    stream = Stream()
+    session = await leases.open(WORKER, Hello(uuid4(), "worker-1", "test", frozenset({"http"})), stream)
+    leases.beat(session, 1, [])
+    lost = await database.hot_connection()
+    await lost.close()
+    with pytest.raises(psycopg.OperationalError):
+        await leases.step(lost)
+    assert stream.acknowledged == []
+    leases.beat(session, 2, [])
+    async with await database.hot_connection() as connection:
+        assert await leases.step(connection)
+        assert not await leases.step(connection)
+    assert (stream.acknowledged, stream.ended) == ([2], [])
+
+
+async def test_reports_wait_for_the_database_to_come_back(database: Database, admin: psycopg.Connection[Any]) -> None:
+    run_id = make_live_run(admin, make_job(admin))
+    session_id = make_session(admin)
+    claim(admin, run_id, session_id)
+    admin.execute("update carillon.live_runs set started_at = null")
+    [claim_id] = admin.execute("select claim_id from carillon.live_runs").fetchone() or [0]
+    reports = Reports(Wakeups())
+    attempt = AttemptRef(run_id, 1, claim_id)
+    reports.started(session_id, [(attempt, 0.0)])
+    lost = await database.hot_connection()
+    await lost.close()
+    with pytest.raises(psycopg.OperationalError):
+        await reports.step(lost)
+    async with await database.hot_connection() as connection:
+        assert await reports.step(connection)
+    assert admin.execute("select started_at is not null from carillon.live_runs").fetchone() == (True,)
