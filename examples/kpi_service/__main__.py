@@ -8,20 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 
 from examples.kpi_service.syncs import jobs
 
-
-async def main() -> None:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with jobs:  # registers in the background, works, and lets running syncs end when the block does
-        await stopping.wait()
-
-
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s: %(message)s")
-    asyncio.run(main())
+    asyncio.run(jobs.serve())  # registers, works, and lets running syncs end when it is stopped

@@ -78,7 +78,7 @@ def decide(standing: Standing, now: datetime, oldest: datetime) -> Decision:
     if standing.halted:
         return _moved_on(standing, timing, max(since, now))
     # Lateness counts from when an occurrence was to start, so that a jitter of minutes is not taken for an outage.
-    started_until = now - _offset(standing, timing, next_occurrence(timing, since))
+    started_until = now - _offset(standing, timing, next_occurrence(timing, since)) if standing.jitter else now
     window = max(min(standing.window, started_until - oldest), timedelta())
     settlement = _settlement(timing, since, started_until, standing.catch_up, window)
     runs = tuple(_owed(standing, timing, due) for due in settlement.due)

@@ -153,6 +153,16 @@ async def test_a_repeated_request_gets_the_same_answer_and_a_taken_key_names_the
     assert details(refused.value)[0].reason == "REQUEST_ID_REUSED"
 
 
+async def test_a_field_of_a_newer_client_is_refused(api: Api, job: MadeJob) -> None:
+    unknown = bytes([0xF8, 0x3F, 0x01])  # field 1023, varint 1
+    request = job_service_pb2.TriggerJobRequest.FromString(
+        job_service_pb2.TriggerJobRequest(name=job.name).SerializeToString() + unknown
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await api.jobs.TriggerJob(request, metadata=ADMIN)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_what_an_ended_run_reported_arrives_exactly(
     api: Api, admin: psycopg.Connection[Any], job: MadeJob
 ) -> None:

@@ -129,6 +129,16 @@ async def test_every_caller_sees_what_is_theirs_and_nothing_else(
             assert (found is not None) == (run_id in expected), (principal, run_id)
 
 
+async def test_runs_that_a_user_may_not_see_do_not_shorten_its_pages(
+    database: Database, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    hidden_job = builders.make_job(admin, "kpi-service", "sync", tenant_schedules=False)
+    mine = builders.make_ended_run(admin, job, tenant="tenant-a", at=START)
+    for n in range(3):
+        builders.make_ended_run(admin, hidden_job, tenant="tenant-a", at=START + timedelta(seconds=n + 1))
+    assert await listed(database, principal=builders.user("tenant-a"), limit=1) == [mine]
+
+
 async def test_runs_that_end_between_two_pages_are_neither_lost_nor_doubled(
     database: Database, admin: psycopg.Connection[Any], job: MadeJob
 ) -> None:

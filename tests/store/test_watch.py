@@ -51,7 +51,8 @@ class Watcher:
         return run.state
 
     async def rest(self) -> list[Run]:
-        return [run async for run in self._runs]
+        async with asyncio.timeout(_LONGEST_WAIT):
+            return [run async for run in self._runs]
 
 
 @asynccontextmanager

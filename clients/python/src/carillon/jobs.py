@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -116,6 +118,22 @@ class Jobs:
         """Registers as soon as the scheduler answers; needs a running event loop. `stop` it at the end."""
         return BackgroundRegistration(self.connection, self.manifest())
 
+    async def serve(self) -> None:
+        """Registers, works, and ends in order on SIGTERM or Ctrl-C (a second one ends it at once): all that a service
+        needs that only has handlers. Only in the main thread."""
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
+
+        def stop() -> None:
+            stopping.set()
+            for number in _STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, stop)
+        async with self:
+            await stopping.wait()
+
     async def __aenter__(self) -> Jobs:
         if self._open is not None:
             raise RuntimeError(f"the jobs of {self.service} are open already")
@@ -140,6 +158,9 @@ class Jobs:
         if spec.job in self._specs:
             raise ValueError(f"job {spec.job!r} is declared twice")
         self._specs[spec.job] = spec
+
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def _generation() -> int:
