@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,20 +20,13 @@ from scheduler_service.store.sessions import Connection
 from scheduler_service.store.starts import Start, record_starts
 from scheduler_service.usecases.report import Reports
 from scheduler_service.usecases.wakeups import Topic, Wakeups
-from tests.builders import connect, make_job, make_live_run, make_session
-from tests.conftest import DatabaseUrls
+from tests.builders import make_job, make_live_run, make_session
 
 START = datetime.now(UTC).replace(microsecond=0)
 
 
 def after(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
-    with connect(database_urls.admin) as admin:
-        yield admin
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,8 +22,7 @@ from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
 from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Topic, Wakeups
-from tests.builders import MadeJob, connect, make_job, make_live_run
-from tests.conftest import DatabaseUrls
+from tests.builders import MadeJob, make_job, make_live_run
 
 LEASE = 30.0
 # Records need a partition, which there is for the months around the real now.
@@ -83,12 +82,6 @@ class House:
     def _row(self, table: str, run_id: UUID) -> dict[str, Any] | None:
         with self.admin.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(f"select * from carillon.{table} where run_id = %s".encode(), (run_id,)).fetchone()
-
-
-@pytest.fixture
-def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
-    with connect(database_urls.admin) as admin:
-        yield admin
 
 
 @pytest.fixture
