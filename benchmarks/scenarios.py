@@ -12,8 +12,12 @@ from statistics import median, quantiles
 from benchmarks.floor import Floor
 from benchmarks.place import FLOOR_ROUTE, Place, now
 from benchmarks.stack import Stack
+from scheduler_service.loops.loop import Connection
+from scheduler_service.loops.ticker import Ticker
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.tick import NobodySeated, seconds_to_next, tick
+from scheduler_service.usecases.dispatch import Dispatcher
+from scheduler_service.usecases.sessions import Sessions
+from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 _LOOK = 0.002
 
@@ -97,15 +101,16 @@ async def burst(place: Place, starts: Starts, count: int) -> float:
 
 
 async def idle_tick(place: Place, schedules: int, ticks: int = 300) -> float:
-    """Microseconds of a tick that finds nothing due among so many schedules, and asks when to look again."""
+    """Microseconds of a step of the ticker that finds nothing due among so many schedules."""
     place.schedules(schedules, now() + timedelta(days=1), timedelta(milliseconds=10))
     place.admin.execute("vacuum analyze carillon.schedules")
-    took = []
+    took, wakeups = [], Wakeups()
+    ticker = Ticker(_no_connection, Dispatcher(Sessions(on_credit=lambda: None), wakeups), wakeups)
     async with await Database(place.api_url, place.engine_url).hot_connection() as connection:
         for _ in range(ticks):
+            wakeups.wake(Topic.SCHEDULES)
             began = time.perf_counter()
-            await tick(connection, NobodySeated())
-            await seconds_to_next(connection)
+            await ticker.step(connection)
             took.append(time.perf_counter() - began)
     return 1e6 * median(took)
 
@@ -159,6 +164,10 @@ async def measure(place: Place, stack: Stack, *, rounds: int, count: int) -> Fig
         await stack.stop()
         await floor.stop()
     return figures
+
+
+async def _no_connection() -> Connection:
+    raise AssertionError("the ticker is stepped, not started")
 
 
 def _just_now() -> datetime:

@@ -29,7 +29,7 @@ from local_stack.stack import Ports, Stack
 
 _SHOWN_RUNS = 16
 _SETTLED_WITHIN = 60.0
-_MINUTE = "%a %Y-%m-%d %H:%M"
+_MINUTE = "%a %d %b %H:%M"
 
 
 @dataclass
@@ -162,12 +162,12 @@ async def _next_times(client: Client) -> Table:
     for job in (EMAIL_JOBS[0], *KPI_JOBS):
         await client.resume_job(job)
     async for schedule in client.list_schedules():
-        if schedule.timing.cron.startswith("@every") or not schedule.HasField("next_run_time"):
+        if schedule.effective_timing.cron.startswith("@every") or not schedule.HasField("next_run_time"):
             continue
         _, _, _, job, _, tenant, _, _ = schedule.name.split("/")
         there = datetime.fromisoformat(schedule.next_run_local_time).strftime(_MINUTE)
         utc = schedule.next_run_time.ToDatetime().strftime(_MINUTE)
-        table.add_row(job, tenant, schedule.timing.time_zone, there, utc)
+        table.add_row(job, tenant, schedule.effective_timing.time_zone, there, utc)
     return table
 
 

@@ -24,7 +24,7 @@ class AttemptRef:
     claim_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class ClaimedRun:
     """A run as it is handed to a worker. Times in seconds; `payload` is a JSON text."""
 

@@ -60,6 +60,11 @@ class InForce:
         """Refuses with a TimingError what cannot be evaluated (any more)."""
         return Timing.of(self.cron, self.time_zone, self.gap, self.repeat, self.phase)
 
+    def as_spec(self) -> TimingSpec:
+        """The same, as it could have been asked for. Only an interval has a phase."""
+        phase = self.phase if self.cron.startswith("@every") else None
+        return TimingSpec(self.cron, self.time_zone, self.gap, self.repeat, phase, self.jitter)
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:

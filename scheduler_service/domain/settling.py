@@ -31,7 +31,7 @@ _GAPS = {policy.name: policy for policy in GapPolicy}
 _REPEATS = {policy.name: policy for policy in RepeatPolicy}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class Standing:
     """A schedule as it stands: its timing and the policies of its job. `halted`: its job is paused or archived."""
 
@@ -49,7 +49,7 @@ class Standing:
     window: timedelta
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class OwedRun:
     """A run to make for an occurrence. It may start at `run_after`: the nominal instant plus jitter."""
 
@@ -59,7 +59,7 @@ class OwedRun:
     run_after: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class Decision:
     """What settles a schedule. `next_run_at` is None where nothing will ever be due again, and in the past where
     more is owed than one settlement makes."""

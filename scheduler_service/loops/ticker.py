@@ -7,6 +7,7 @@ pending run that waits for its time, is due.
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 
 from scheduler_service.loops.loop import POLL, Connect, Connection, Loop
@@ -27,7 +28,10 @@ class Ticker(Loop):
         self._wakeups = wakeups
         self._schedules = wakeups.listen(Topic.SCHEDULES)
         self._pending = wakeups.listen(Topic.PENDING)
-        self._tick_at = 0.0
+        # By this process's monotonic clock: when a schedule is due, when to ask for the earliest again, and when to
+        # look for pending runs.
+        self._tick_at = inf
+        self._ask_at = 0.0
         self._look_at = 0.0
 
     async def step(self, connection: Connection) -> bool:
@@ -35,13 +39,13 @@ class Ticker(Loop):
             self._look_at = monotonic() + POLL
             self._dispatcher.look_again()
         handed = await self._dispatch(connection)
-        schedules = 0
-        if self._schedules.take() or monotonic() >= self._tick_at:
-            schedules = await self._tick(connection)
-        return handed > 0 or schedules > 0
+        if self._schedules.take() or monotonic() >= self._ask_at:
+            await self._ask(connection)
+        ticked = await self._tick(connection) if monotonic() >= self._tick_at else 0
+        return handed + ticked > 0
 
     def seconds_to_next(self) -> float:
-        return max(0.0, min(self._tick_at, self._look_at) - monotonic())
+        return max(0.0, min(self._tick_at, self._ask_at, self._look_at) - monotonic())
 
     async def _dispatch(self, connection: Connection) -> int:
         if not self._dispatcher.has_work():
@@ -62,21 +66,21 @@ class Ticker(Loop):
         finally:
             self._dispatcher.hand_over(seats, claims)
         self._tell(ticked)
-        self._tick_at = monotonic() + await self._seconds_to_tick(connection, ticked)
+        if ticked.full:
+            return ticked.schedules
+        await self._ask(connection)
+        if self._tick_at <= monotonic() and not ticked.schedules:
+            self._tick_at = monotonic() + _LOCKED
         return ticked.schedules
+
+    async def _ask(self, connection: Connection) -> None:
+        """When the earliest schedule is due: one statement, where a tick for nothing would be three."""
+        seconds = await seconds_to_next(connection)
+        self._ask_at = monotonic() + POLL
+        self._tick_at = inf if seconds is None else monotonic() + seconds
 
     def _tell(self, ticked: Ticked) -> None:
         if ticked.pending:
             self._wakeups.wake(Topic.PENDING)
         if ticked.schedules:
             self._wakeups.wake(Topic.RUNS)
-
-    async def _seconds_to_tick(self, connection: Connection, ticked: Ticked) -> float:
-        if ticked.full:
-            return 0.0
-        seconds = await seconds_to_next(connection)
-        if seconds is None:
-            return POLL
-        if seconds <= 0 and not ticked.schedules:
-            return _LOCKED
-        return min(max(seconds, 0.0), POLL)

@@ -144,9 +144,9 @@ def _write_spec(spec: JobSpec) -> job_pb2.JobSpec:
 
 def _write_overrides(overrides: JobOverrides) -> job_pb2.JobOverrides:
     return job_pb2.JobOverrides(
-        timing=write_timing(overrides.timing),
-        policies=_write_policies(overrides.policies),
-        config=to_struct(overrides.config),
+        timing=write_timing(overrides.timing) if overrides.timing != TimingSpec() else None,
+        policies=_write_policies(overrides.policies) if overrides.policies != Policies() else None,
+        config=to_struct(overrides.config) if overrides.config else None,
     )
 
 
@@ -161,6 +161,10 @@ def _write_policies(policies: Policies) -> job_pb2.Policies:
         overlap=job_pb2.Overlap.Value(f"OVERLAP_{policies.overlap.name}") if policies.overlap else None,
         attempt_timeout=write_duration(policies.attempt_timeout),
         run_timeout=write_duration(policies.run_timeout),
-        retry=job_pb2.RetryPolicy(max_attempts=policies.retry.max_attempts, delay=write_duration(policies.retry.delay)),
+        retry=_write_retry(policies.retry) if policies.retry != RetryPolicy() else None,
         cancel_grace=write_duration(policies.cancel_grace),
     )
+
+
+def _write_retry(retry: RetryPolicy) -> job_pb2.RetryPolicy:
+    return job_pb2.RetryPolicy(max_attempts=retry.max_attempts, delay=write_duration(retry.delay))

@@ -38,4 +38,5 @@ def write_schedule(schedule: Schedule) -> schedule_pb2.Schedule:
         created_by=schedule.created_by,
         update_time=write_time(schedule.updated_at),
         updated_by=schedule.updated_by,
+        effective_timing=write_timing(schedule.in_force.as_spec()),
     )

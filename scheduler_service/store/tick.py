@@ -22,7 +22,7 @@ from scheduler_service.store.claim import labels_of
 Connection = psycopg.AsyncConnection[TupleRow]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class DueSchedule:
     """A locked schedule, and what its runs take over from its job. `job_version` is the version of the job's row that
     this was read from."""
@@ -40,7 +40,7 @@ class DueSchedule:
     job_version: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class Settled:
     """A schedule with what was decided, and for each of its runs the session that is to have it at once, if any."""
 
@@ -228,7 +228,7 @@ async def settle(connection: Connection, settled: Sequence[Settled], now: dateti
     return Made(len(rows), skipped, _by_claim(rows, runs) if seats else {})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class _Placed:
     """A run with its schedule, and that one's place in the arrays, counted from 1."""
 

@@ -194,8 +194,9 @@ def _removed(manifest: Manifest, stored: dict[str, StoredJob]) -> list[StoredJob
     declared = {spec.job for spec in manifest.jobs}
     there = [each for each in stored.values() if each.job.archived_at is None]
     removed = sorted((each for each in there if each.job.declared.job not in declared), key=lambda each: each.job.name)
-    guarded = len(there) > _SMALLEST_GUARDED and not manifest.allow_mass_removal
-    if guarded and 2 * len(removed) > len(there):
+    # One or two jobs may be renamed at will; a manifest without any is a mistake however few there were.
+    guarded = len(there) > _SMALLEST_GUARDED or not manifest.jobs
+    if guarded and not manifest.allow_mass_removal and 2 * len(removed) > len(there):
         raise Conflict(
             f"this manifest would remove {len(removed)} of the {len(there)} jobs of {manifest.service}; if that is"
             " meant, register with `allow_mass_removal`",

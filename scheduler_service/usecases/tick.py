@@ -106,7 +106,9 @@ async def _tick(connection: Connection, seating: Seating, now: datetime | None, 
         return NOTHING
     instant, due = taken
     settled = await _decided(connection, due, instant, settling.decide)
-    made = await write(connection, [_seated(each, seating) for each in settled], instant)
+    for each in settled:
+        each.seats = tuple([seating.seat(each.schedule.route) for _ in each.decision.runs])
+    made = await write(connection, settled, instant)
     return Ticked(len(due), made, full=len(due) == limit or any(_owes_more(each.decision, instant) for each in settled))
 
 
@@ -129,12 +131,6 @@ async def _set_aside(connection: Connection, reasons: dict[int, str]) -> None:
     for schedule_id, reason in reasons.items():
         _log.error("a schedule cannot be settled and is set aside", schedule_id=schedule_id, reason=reason)
     await store.set_aside(connection, reasons)
-
-
-def _seated(settled: Settled, seating: Seating) -> Settled:
-    route = settled.schedule.route
-    seats = tuple(seating.seat(route) for _ in settled.decision.runs)
-    return Settled(settled.schedule, settled.decision, seats)
 
 
 def _oldest_partition(now: datetime) -> datetime:

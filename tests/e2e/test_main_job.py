@@ -17,7 +17,7 @@ from tests.e2e.cluster import Cluster, eventually
 from tests.e2e.conftest import SERVICE, Call, Service, ended
 
 JOB = f"{SERVICE}/weekly-digest"
-DRAIN_SECONDS = 15
+DRAIN_SECONDS = 6
 
 
 @pytest.fixture

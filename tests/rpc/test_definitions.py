@@ -139,7 +139,7 @@ async def test_a_declaration_comes_back_as_it_was_sent(stubs: Stubs) -> None:
 async def test_what_a_declaration_leaves_out_is_shown_as_its_default(stubs: Stubs) -> None:
     await stubs.register(digest())
     job = (await stubs.jobs.GetJob(job_service_pb2.GetJobRequest(name=JOB), metadata=EMAIL)).job
-    assert job.declared == digest(timing={}, policies={"retry": {}}, config={})
+    assert job.declared == digest(timing={}, policies={}, config={})
     effective = job.effective
     assert (effective.display_name, effective.timing.time_zone) == ("weekly-digest", "Europe/Berlin")
     assert not effective.timing.HasField("cron")

@@ -204,7 +204,7 @@ async def test_masks_and_values_that_are_wrong_are_named(scheduler: Scheduler) -
 
 async def test_an_archived_job_is_not_steered(scheduler: Scheduler) -> None:
     await scheduler.register(digest())
-    await scheduler.register()
+    await scheduler.register(allow_mass_removal=True)
     with pytest.raises(Conflict) as refused:
         await jobs.pause_job(scheduler.database, scheduler.wakeups, ADMIN, DIGEST)
     assert refused.value.reason == "JOB_ARCHIVED"

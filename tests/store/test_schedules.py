@@ -187,7 +187,7 @@ async def test_a_job_has_to_allow_schedules_for_tenants(scheduler: Scheduler) ->
         await scheduler.put(for_tenant("acme"), ScheduleSpec(every("10m")))
     with pytest.raises(NotFound):
         await scheduler.put(for_tenant("acme"), ScheduleSpec(every("10m")), by=TENANT_USER)
-    await scheduler.register()
+    await scheduler.register(allow_mass_removal=True)
     with pytest.raises(Conflict) as refused:
         await scheduler.put(for_tenant("acme"), ScheduleSpec(every("10m")))
     assert refused.value.reason == "JOB_ARCHIVED"

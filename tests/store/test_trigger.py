@@ -20,8 +20,11 @@ from scheduler_service.usecases.trigger import TriggerRequest, trigger_job
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests import builders
 from tests.builders import ADMIN, MadeJob
+from tests.conftest import DatabaseUrls
 
 NAME = JobName("email-service", "weekly-digest")
+
+_WAITING = "select count(*) from pg_stat_activity where usename = 'carillon_api' and wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -145,6 +148,22 @@ async def test_of_two_calls_with_one_run_key_at_once_one_makes_its_runs(
     answers = await asyncio.gather(*(trigger(database, call) for call in calls), return_exceptions=True)
     assert sorted(type(answer).__name__ for answer in answers) == ["AlreadyExists", "list"]
     assert live_runs(admin) == 3
+
+
+async def test_run_keys_are_taken_in_the_order_of_tenants_so_that_calls_never_wait_for_each_other(
+    database: Database, database_urls: DatabaseUrls, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    take = "insert into carillon.run_keys values (%s, %s, 'order-1', gen_random_uuid(), now())"
+    with psycopg.connect(database_urls.admin) as rival:
+        rival.execute(take, [job.job_id, "tenant-a"])
+        request = TriggerRequest(NAME, tenants=["tenant-b", "tenant-a"], run_key="order-1")
+        waiting = asyncio.create_task(trigger(database, request))
+        async with asyncio.timeout(30):
+            while admin.execute(_WAITING).fetchone() == (0,):  # noqa: ASYNC110 - the server has no event for it
+                await asyncio.sleep(0)
+        rival.execute(take, [job.job_id, "tenant-b"])
+    with pytest.raises(AlreadyExists):
+        await waiting
 
 
 async def test_the_same_request_id_gets_the_same_answer(

@@ -144,6 +144,17 @@ async def test_a_running_name_is_not_started_twice(processes: Processes) -> None
         await processes.start("worker", python(SAYS_READY))
 
 
+async def test_one_process_can_be_ended_by_a_signal_which_is_no_unexpected_end(processes: Processes) -> None:
+    await processes.start("victim", python(SAYS_READY), ready=wrote(processes, "victim"))
+    await processes.start("steady", python(SAYS_READY), ready=wrote(processes, "steady"))
+    watching = asyncio.ensure_future(processes.watch())
+    assert await processes.end("victim", signal.SIGKILL) == -signal.SIGKILL
+    assert await processes.end("victim") == -signal.SIGKILL
+    os.kill(processes.pid("steady"), signal.SIGKILL)
+    with pytest.raises(LocalStackError, match="steady ended unexpectedly"):
+        await asyncio.wait_for(watching, timeout=20)
+
+
 async def test_stop_ends_in_reverse_order_and_is_no_unexpected_end(processes: Processes, tmp_path: Path) -> None:
     ends = tmp_path / "ends"
     for name in ("database", "scheduler", "worker"):

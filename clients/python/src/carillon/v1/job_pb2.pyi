@@ -301,7 +301,7 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 @_typing.final
 class HttpTarget(_message.Message):
     """An HTTP endpoint. The worker sends `POST` with the run as JSON, and the headers `Idempotency-Key` (the run's id),
-    `Carillon-Attempt` and `Carillon-Claim`. Any 2xx status completes the attempt; anything else fails it.
+    `Carillon-Attempt`, `Carillon-Claim` and `Carillon-Timeout` (seconds that the attempt may take). Any 2xx status completes the attempt; anything else fails it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -78,7 +78,9 @@ class RegisterJobsRequest(_message.Message):
     validate_only: _builtins.bool
     """Answers what would change, and changes nothing."""
     allow_mass_removal: _builtins.bool
-    """Allows this call to archive more than half of the service's jobs (where it has more than 2). Default: false."""
+    """Allows this call to archive more than half of the service's jobs, where it has more than 2 or the manifest has
+    none. Default: false.
+    """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.JobSpec]:
         """Every job of the service. At most 1,000."""

@@ -61,6 +61,7 @@ class Schedule(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATED_BY_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIMING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: `services/{service}/jobs/{job}/tenants/{tenant}/schedules/{schedule}`. Tenant `-` is the system; a
     job's own schedule, made from its manifest, is `default` there.
@@ -103,6 +104,10 @@ class Schedule(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only: when it last changed."""
 
+    @_builtins.property
+    def effective_timing(self) -> _job_pb2.Timing:
+        """Output only: `timing` with what falls back to the job and every default filled in."""
+
     def __init__(
         self,
         *,
@@ -120,10 +125,11 @@ class Schedule(_message.Message):
         created_by: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         updated_by: _builtins.str = ...,
+        effective_timing: _job_pb2.Timing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "next_run_time", b"next_run_time", "timing", b"timing", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "effective_timing", b"effective_timing", "next_run_time", b"next_run_time", "timing", b"timing", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "enabled", b"enabled", "labels", b"labels", "name", b"name", "next_run_local_time", b"next_run_local_time", "next_run_time", b"next_run_time", "revision", b"revision", "set_aside_reason", b"set_aside_reason", "timing", b"timing", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "effective_timing", b"effective_timing", "enabled", b"enabled", "labels", b"labels", "name", b"name", "next_run_local_time", b"next_run_local_time", "next_run_time", b"next_run_time", "revision", b"revision", "set_aside_reason", b"set_aside_reason", "timing", b"timing", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
