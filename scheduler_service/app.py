@@ -19,7 +19,9 @@ from prometheus_client import CollectorRegistry
 
 from operations.probes import Probes
 from scheduler_service.loops.engine import Engine
-from scheduler_service.loops.loop import Loop, StepLoop
+from scheduler_service.loops.loop import Loop
+from scheduler_service.loops.reaper import ReaperLoop
+from scheduler_service.loops.worker_streams import LeaseLoop, ReportLoop
 from scheduler_service.metrics import ReplicaMetrics
 from scheduler_service.rpc.calls import Calls, caller
 from scheduler_service.rpc.credentials import Credentials
@@ -39,7 +41,7 @@ from scheduler_service.usecases.readiness import Readiness
 from scheduler_service.usecases.reap import Cancels, Reaper
 from scheduler_service.usecases.report import Reports
 from scheduler_service.usecases.sessions import Sessions
-from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
+from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 log = structlog.get_logger()
 
@@ -150,15 +152,11 @@ class App:
 
     def _session_loops(self) -> tuple[Loop, ...]:
         connect = self.database.hot_connection
-        cancels = Cancels(self._sessions)
         reaper = Reaper(self._sessions, self._leases, self._wakeups, lease=self._settings.lease_seconds)
         return (
-            StepLoop("heartbeats", self._leases.wakeup, connect, self._leases.step),
-            StepLoop(
-                "reports", self._reports.wakeup, connect, self._reports.step, lambda: self._reports.seconds_to_next
-            ),
-            StepLoop("cancels", self._wakeups.listen(Topic.CANCELS), connect, cancels.step),
-            StepLoop("reaper", Wakeup(), connect, reaper.step),
+            LeaseLoop(connect, self._leases),
+            ReportLoop(connect, self._reports),
+            ReaperLoop(connect, reaper, Cancels(self._sessions), self._wakeups),
         )
 
     def _migration(self) -> partial[int] | None:
