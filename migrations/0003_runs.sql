@@ -137,7 +137,6 @@ begin
     'The record: one row for each run that ended, written once by the statement that deletes its live row. Append-only; partitioned by the month in its id.';
   create index runs_by_job on carillon.runs (job_id, run_id);
   create index runs_by_tenant on carillon.runs (tenant_id, run_id) where tenant_id <> '-';
-  create index runs_by_label on carillon.runs using gin (labels jsonb_path_ops) where labels <> '{}';
   create index runs_by_finish on carillon.runs using brin (finished_at) with (pages_per_range = 16, autosummarize = on);
 
   create table carillon.attempts (

@@ -37,9 +37,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     server.start()
     try:
         server.create_database("template_carillon")
-        with psycopg.connect(
-            server.url("carillon_admin", database="template_carillon"), autocommit=True
-        ) as admin:
+        with psycopg.connect(server.url("carillon_admin", database="template_carillon"), autocommit=True) as admin:
             for file in sorted(MIGRATIONS.glob("*.sql")):
                 admin.execute(file.read_bytes())
             for role in ("carillon_api", "carillon_engine"):

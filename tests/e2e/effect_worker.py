@@ -15,7 +15,7 @@ from carillon import Jobs, Run, Worker
 
 SERVICE = "kpi-service"
 JOB = f"{SERVICE}/count"
-WORK_SECONDS = 0.1  # so that a kill hits runs before and after their effect
+WORK_SECONDS = 0.1  # so that a kill hits runs between their effect and their result
 
 
 class EffectFile:
@@ -56,9 +56,8 @@ async def main() -> None:
 
     @jobs.handler("count", tenant_schedules=True, overlap="allow_all", timeout=30, retries=5, retry_delay=1)
     async def count(run: Run) -> None:
-        await asyncio.sleep(WORK_SECONDS / 2)
         await effects.append(f"{run.run_id} {run.attempt}")
-        await asyncio.sleep(WORK_SECONDS / 2)
+        await asyncio.sleep(WORK_SECONDS)
 
     registration = jobs.register_in_background()
     try:

@@ -18,3 +18,4 @@ async def test_each_occurrence_is_one_completed_run_though_a_worker_and_a_schedu
     assert verdict.passes, "\n".join([*progress, verdict.details(), verdict.line(PLAN.seconds)])
     assert verdict.records.schedules == PLAN.schedules
     assert verdict.records.occurrences >= PLAN.schedules * (PLAN.seconds - 1)
+    assert verdict.effects.repeats > 0, "the kill hit no run between its effect and its result"

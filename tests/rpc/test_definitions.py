@@ -10,11 +10,6 @@ from typing import Any
 import grpc
 import jwt
 import pytest
-from google.protobuf.struct_pb2 import Struct
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
-from prometheus_client import CollectorRegistry
-
 from carillon.v1 import (
     job_pb2,
     job_service_pb2,
@@ -25,6 +20,11 @@ from carillon.v1 import (
     schedule_service_pb2,
     schedule_service_pb2_grpc,
 )
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
+
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
 from scheduler_service.rpc.calls import Calls
 from scheduler_service.rpc.credentials import Credentials

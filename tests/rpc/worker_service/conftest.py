@@ -31,7 +31,7 @@ class ScriptedScheduler(worker_service_pb2_grpc.WorkerServiceServicer):
         self._to_send: asyncio.Queue[worker_service_pb2.WorkResponse] = asyncio.Queue()
         self._claims = 0
 
-    async def Work(  # noqa: N802 - gRPC's name
+    async def Work(
         self,
         request_iterator: AsyncIterator[worker_service_pb2.WorkRequest],
         context: Stream,

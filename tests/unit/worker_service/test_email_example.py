@@ -106,7 +106,7 @@ class Fickle:
         self.taken: list[str] = []
         self.hung_up = False
 
-    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+    async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         if address == RECIPIENTS[1].email:
@@ -114,7 +114,7 @@ class Fickle:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         if envelope.rcpt_tos == [RECIPIENTS[4].email] and not self.hung_up:
             self.hung_up = True
             return "421 going down"

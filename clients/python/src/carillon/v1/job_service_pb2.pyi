@@ -418,7 +418,7 @@ class TriggerJobRequest(_message.Message):
 
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A run for each of these tenants. At most 1,000. Empty: one run for the system (tenant `-`)."""
+        """A run for each of these tenants. At most 1,000, none twice. Empty: one run for the system (tenant `-`)."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -453,7 +453,7 @@ class TriggerJobResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Run]:
-        """One run for each tenant, in the request's order."""
+        """One run for each tenant, in the request's order. Where there are several, `payload` is left out."""
 
     def __init__(
         self,

@@ -218,7 +218,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """What the target receives."""
+        """What the target receives. Here and below, an integer that a double cannot hold is given as a string of digits."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

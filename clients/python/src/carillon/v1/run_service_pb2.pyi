@@ -114,7 +114,7 @@ class ListRunsRequest(_message.Message):
     """`next_page_token` of the page before, with the same filters."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Only runs that carry all these labels."""
+        """Only runs that carry all these labels. No index helps with that: give a job, a tenant or a time range with it."""
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_run_pb2.RunState.ValueType]:
@@ -126,7 +126,9 @@ class ListRunsRequest(_message.Message):
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Only runs whose id is of this time or later: the nominal time of scheduled runs, the creation of others."""
+        """Only runs whose id is of this time or later, to the millisecond: the nominal time of scheduled runs, the creation
+        of others.
+        """
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
@@ -166,7 +168,7 @@ class ListRunsResponse(_message.Message):
     """Ask with it for the next page. Empty on the last one."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Run]:
-        """The runs, newest first."""
+        """The runs, newest first. A page may hold fewer than asked for where runs are large (it ends at about 3.5 MB)."""
 
     def __init__(
         self,
