@@ -12,8 +12,9 @@ from rich.table import Table
 from benchmarks.place import fresh_place
 from benchmarks.scenarios import Figures, idle_tick, measure
 from benchmarks.stack import EngineAlone, Stack
+from benchmarks.whole_stack import WholeStack
 
-STACKS: dict[str, type[Stack]] = {"engine": EngineAlone}
+STACKS: dict[str, type[Stack]] = {"engine": EngineAlone, "whole": WholeStack}
 
 
 def main() -> None:
@@ -36,10 +37,10 @@ async def _bench(options: argparse.Namespace) -> None:
         with console.status("measuring the idle tick"):
             idle = await idle_tick(place, options.schedules)
     console.print(_table(measured, idle, options))
-    # The last stack is the whole one: its figures are what is promised.
-    last = list(measured.values())[-1]
+    first, *_, last = [*measured.values(), *measured.values()]
+    # The floor is about what the engine makes of PostgreSQL; all the rest is about what a user sees.
     console.print(
-        f"bench: ratio={min(last.flow_ratio, last.drain_ratio):.2f}"
+        f"bench: ratio={first.ratio:.2f} whole_ratio={last.ratio:.2f}"
         f" flow={median(last.flow):.0f} drain={median(last.drain):.0f}"
         f" p50_ms={last.p50:.1f} p99_ms={last.p99:.1f} burst_ms={last.burst:.0f} idle_tick_us={idle:.0f}",
         soft_wrap=True,

@@ -135,6 +135,11 @@ class Figures:
     def drain_ratio(self) -> float:
         return median(self.drain) / median(self.drain_floor)
 
+    @property
+    def ratio(self) -> float:
+        """The worse of the two."""
+        return min(self.flow_ratio, self.drain_ratio)
+
 
 async def measure(place: Place, stack: Stack, *, rounds: int, count: int) -> Figures:
     """All of it but the idle tick; stack and floor in turns, after one round that does not count."""

@@ -29,6 +29,7 @@ from tests.faults.verdict import Verdict, judge
 
 SCHEDULERS = ("scheduler-1", "scheduler-2")
 WORKERS = ("worker-1", "worker-2")
+_HELD = "select run_id, worker from carillon.live_runs join carillon.sessions using (session_id)"
 _PUTS_AT_ONCE = 16
 _DRAINED_WITHIN = 120.0
 _PASSWORD = "only-for-this-soak"
@@ -86,9 +87,9 @@ class Soak:
         killed: list[str] = []
         if self.plan.kill:
             await self._until(began + 0.4 * self.plan.seconds)
-            held = await eventually(lambda: self._held_by(WORKERS[0]))
+            half_done = await eventually(lambda: self._half_done(WORKERS[0]))
             await cluster.kill(WORKERS[0])
-            self.say(f"killed {WORKERS[0]}, which held {held} runs")
+            self.say(f"killed {WORKERS[0]}, in the middle of {half_done} runs")
             killed = [WORKERS[0]]
             await self._until(began + 0.6 * self.plan.seconds)
             await self._kill_scheduler(cluster)
@@ -110,9 +111,9 @@ class Soak:
     async def _kill_scheduler(self, cluster: Cluster) -> None:
         """The one that the surviving worker is connected to: it has to find the other."""
         victim = (await self._replicas())[WORKERS[1]]
-        held = await eventually(lambda: self._held_by(WORKERS[1]))
+        half_done = await eventually(lambda: self._half_done(WORKERS[1]))
         await cluster.kill(victim)
-        self.say(f"killed {victim}, whose worker held {held} runs")
+        self.say(f"killed {victim}, whose worker is in the middle of {half_done} runs")
 
     async def _until(self, instant: float) -> None:
         """Says how it goes, each 5 s."""
@@ -126,9 +127,11 @@ class Soak:
         names = {str(pid): name for name, pid in self._pids.items()}
         return {names[worker.rpartition(":")[2]]: replica for worker, replica in rows}
 
-    async def _held_by(self, worker: str) -> int:
-        rows = await self._rows("select worker from carillon.live_runs join carillon.sessions using (session_id)")
-        return sum(name.endswith(f":{self._pids[worker]}") for (name,) in rows)
+    async def _half_done(self, worker: str) -> int:
+        """How many runs the worker has done, but not yet reported."""
+        rows = await self._rows(_HELD)
+        done = set(self._effect_files()[worker].read_text().split())
+        return sum(name.endswith(f":{self._pids[worker]}") and str(run) in done for run, name in rows)
 
     async def _live(self) -> int:
         return int((await self._rows("select count(*) from carillon.live_runs"))[0][0])

@@ -57,7 +57,7 @@ class Received:
 
 def every(admin: psycopg.Connection[Any], job: MadeJob, cron: str = "@every 10s", **columns: Any) -> int:
     """A schedule that stands at START and is due at the first occurrence after it (for 10 s: START + 10 s)."""
-    row = {"cron": cron, "settled_to": START, "next_run_at": START + 10 * SECOND, "created_at": START}
+    row: dict[str, Any] = {"cron": cron, "settled_to": START, "next_run_at": START + 10 * SECOND, "created_at": START}
     name = columns.pop("schedule", "default")
     return make_schedule(admin, job, name, **(row | columns))
 
@@ -83,7 +83,8 @@ def session_of(
 
 
 def completed(ref: AttemptRef, session_id: UUID, **fields: Any) -> Result:
-    return Result(ref, session_id, **({"outcome": "COMPLETED", "duration": 0.5} | fields))
+    said: dict[str, Any] = {"outcome": "COMPLETED", "duration": 0.5}
+    return Result(ref, session_id, **(said | fields))
 
 
 def rows(admin: psycopg.Connection[Any], query: str, *values: object) -> list[tuple[Any, ...]]:

@@ -262,7 +262,7 @@ async def test_an_edit_settles_first_through_the_callers_own_connection(
 ) -> None:
     job = job_of(admin, overlap="ALLOW_ALL", catch_up="ALL")
     schedule = every(admin, job, "@every 1s", settled_to=START)
-    waiting = every(admin, job, "0 * * * *", settled_to=START - SECOND, jitter=timedelta(minutes=30), schedule="w")
+    waiting = every(admin, job, "4 * * * *", jitter=timedelta(hours=1), schedule="w")
     now = START + 250 * SECOND
     async with database.acting_for(ADMIN) as tx:
         pooled = await tx.connection.get_raw_connection()
@@ -272,6 +272,9 @@ async def test_an_edit_settles_first_through_the_callers_own_connection(
     ((at, run_after),) = rows(
         admin, "select scheduled_for, run_after from carillon.live_runs where schedule_id = %s", waiting
     )
-    assert at == START < run_after
-    assert rows(admin, "select settled_to from carillon.schedules order by schedule_id") == [(now,), (START,)]
+    assert at == START + 240 * SECOND < now < run_after
+    assert rows(admin, "select settled_to from carillon.schedules order by schedule_id") == [
+        (now,),
+        (START + 240 * SECOND,),
+    ]
     assert (await tick(hot, NobodySeated(), now=now)).schedules == 0
