@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ class Place:
 @contextmanager
 def fresh_place() -> Iterator[Place]:
     """A server of its own, removed afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="carillon-bench-")) / "postgres"
+    home = Path(tempfile.gettempdir()) / f"carillon-bench-{os.getuid()}-{os.getpid()}"
     with EmbeddedPostgres(home) as server:
         try:
             server.create_database("carillon")
