@@ -71,9 +71,11 @@ async def test_a_heartbeat_of_a_session_that_is_gone_ends_the_stream(
     worker: RawWorker, database: Database, replica: Replica
 ) -> None:
     await worker.welcomed()
+    await worker.beat(1)
+    await worker.expect("heartbeat_ack")  # nobody else holds the row now
     async with await database.hot_connection() as connection:
         assert len(await end_expired_sessions(connection, now=now() + timedelta(seconds=60))) == 1
-    await worker.beat(1)
+    await worker.beat(2)
     code, details = await worker.status()
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "new session id" in details

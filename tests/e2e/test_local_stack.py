@@ -1,0 +1,105 @@
+"""`make demo` and `make up`, as people run them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+
+from local_stack.ports import free_port
+from tests.e2e.cluster import eventually
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@asynccontextmanager
+async def local_stack(*arguments: str, **environment: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "local_stack", *arguments),
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=PIPE,
+        stderr=STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def printed(process: Process, words: str) -> str:
+    """All lines up to the one with these words."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(60):
+        while not lines or words not in lines[-1]:
+            line = await process.stdout.readline()
+            assert line, f"it ended without {words!r}:\n{''.join(lines)}"
+            lines.append(line.decode())
+    return "".join(lines)
+
+
+def below(home: Path) -> list[str]:
+    """Processes that still use this folder."""
+    return [
+        " ".join(process.info["cmdline"] or ())
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if str(home) in " ".join(process.info["cmdline"] or ()) or home_of(process) == str(home)
+    ]
+
+
+def home_of(process: psutil.Process) -> str | None:
+    return (process.info["environ"] or {}).get("CARILLON_HOME")
+
+
+async def test_the_demo_shows_that_records_and_deliveries_agree() -> None:
+    async with local_stack("demo", "--seconds", "4") as demo:
+        output, _ = await asyncio.wait_for(demo.communicate(), 90)
+    last = output.decode().strip().splitlines()[-1]
+    figures = re.fullmatch(r"demo: runs=(\d+) completed=(\d+) messages=(\d+) received=(\d+) lost=0", last)
+    assert figures, output.decode()
+    runs, completed, messages, received = map(int, figures.groups())
+    assert runs == completed >= 12
+    assert messages == received >= 12
+    assert demo.returncode == 0
+
+
+async def test_up_serves_survives_the_death_of_its_parent_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    ports = {name: str(free_port()) for name in ("CARILLON_PORT", "CARILLON_METRICS_PORT", "CARILLON_WORKER_PORT")}
+    settings = {"CARILLON_HOME": str(tmp_path / "home"), **ports}
+    async with local_stack("up", **settings) as up:
+        text = await printed(up, "Ctrl-C stops everything")
+        assert f"127.0.0.1:{ports['CARILLON_PORT']} (gRPC)" in text
+        assert len(re.findall(r"buf curl", text)) == 3
+
+        other = {**settings, **{name: str(free_port()) for name in ports}}
+        async with local_stack("up", **other) as second:
+            refused, _ = await asyncio.wait_for(second.communicate(), 60)
+        assert second.returncode == 1
+        assert "another" in refused.decode()
+        assert "Traceback" not in refused.decode()
+
+        async with local_stack("up", **{**settings, "CARILLON_HOME": str(tmp_path / "other")}) as third:
+            refused, _ = await asyncio.wait_for(third.communicate(), 60)
+        assert f"port {ports['CARILLON_PORT']}" in refused.decode()
+
+        up.send_signal(signal.SIGKILL)
+        await up.wait()
+    await eventually(lambda: asyncio.to_thread(below, tmp_path / "home"), lambda left: not left, seconds=30)
+
+    async with local_stack("up", **settings) as again:
+        await printed(again, "Ctrl-C stops everything")
+        again.send_signal(signal.SIGINT)
+        await printed(again, "nothing is left running")
+        assert await asyncio.wait_for(again.wait(), 30) == 130
+    assert below(tmp_path / "home") == []
