@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x61rillon/v1/job.proto\x12\x0b\x63\x61rillon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08\x64\x65\x63lared\x18\x02 \x01(\x0b\x32\x14.carillon.v1.JobSpec\x12,\n\toverrides\x18\x03 \x01(\x0b\x32\x19.carillon.v1.JobOverrides\x12\'\n\teffective\x18\x04 \x01(\x0b\x32\x14.carillon.v1.JobSpec\x12\x0e\n\x06paused\x18\x05 \x01(\x08\x12\x12\n\ngeneration\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rchive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rnext_run_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x02\n\x07JobSpec\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x30\n\x06labels\x18\x04 \x03(\x0b\x32 .carillon.v1.JobSpec.LabelsEntry\x12#\n\x06target\x18\x05 \x01(\x0b\x32\x13.carillon.v1.Target\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.carillon.v1.Timing\x12\'\n\x08policies\x18\x07 \x01(\x0b\x32\x15.carillon.v1.Policies\x12\'\n\x06\x63onfig\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10tenant_schedules\x18\t \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"h\n\x06Target\x12\'\n\x04http\x18\x01 \x01(\x0b\x32\x17.carillon.v1.HttpTargetH\x00\x12-\n\x07handler\x18\x03 \x01(\x0b\x32\x1a.carillon.v1.HandlerTargetH\x00\x42\x06\n\x04kind\"\x1e\n\nHttpTarget\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"\x0f\n\rHandlerTarget\"\x8c\x02\n\x06Timing\x12\x11\n\x04\x63ron\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ttime_zone\x18\x02 \x01(\tH\x01\x88\x01\x01\x12(\n\x03gap\x18\x03 \x01(\x0e\x32\x16.carillon.v1.GapPolicyH\x02\x88\x01\x01\x12.\n\x06repeat\x18\x04 \x01(\x0e\x32\x19.carillon.v1.RepeatPolicyH\x03\x88\x01\x01\x12(\n\x05phase\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06jitter\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_cronB\x0c\n\n_time_zoneB\x06\n\x04_gapB\t\n\x07_repeat\"\x80\x02\n\x08Policies\x12*\n\x07overlap\x18\x01 \x01(\x0e\x32\x14.carillon.v1.OverlapH\x00\x88\x01\x01\x12\x32\n\x0f\x61ttempt_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0brun_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05retry\x18\x04 \x01(\x0b\x32\x18.carillon.v1.RetryPolicy\x12/\n\x0c\x63\x61ncel_grace\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\n\n\x08_overlap\"c\n\x0bRetryPolicy\x12\x19\n\x0cmax_attempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\r_max_attempts\"\x85\x01\n\x0cJobOverrides\x12#\n\x06timing\x18\x01 \x01(\x0b\x32\x13.carillon.v1.Timing\x12\'\n\x08policies\x18\x02 \x01(\x0b\x32\x15.carillon.v1.Policies\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct*R\n\tGapPolicy\x12\x1a\n\x16GAP_POLICY_UNSPECIFIED\x10\x00\x12\x14\n\x10GAP_POLICY_SHIFT\x10\x01\x12\x13\n\x0fGAP_POLICY_SKIP\x10\x02*^\n\x0cRepeatPolicy\x12\x1d\n\x19REPEAT_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13REPEAT_POLICY_FIRST\x10\x01\x12\x16\n\x12REPEAT_POLICY_BOTH\x10\x02*K\n\x07Overlap\x12\x17\n\x13OVERLAP_UNSPECIFIED\x10\x00\x12\x10\n\x0cOVERLAP_SKIP\x10\x01\x12\x15\n\x11OVERLAP_ALLOW_ALL\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x61rillon/v1/job.proto\x12\x0b\x63\x61rillon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x02\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08\x64\x65\x63lared\x18\x02 \x01(\x0b\x32\x14.carillon.v1.JobSpec\x12,\n\toverrides\x18\x03 \x01(\x0b\x32\x19.carillon.v1.JobOverrides\x12\'\n\teffective\x18\x04 \x01(\x0b\x32\x14.carillon.v1.JobSpec\x12\x0e\n\x06paused\x18\x05 \x01(\x08\x12\x12\n\ngeneration\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61rchive_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rnext_run_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x02\n\x07JobSpec\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x30\n\x06labels\x18\x04 \x03(\x0b\x32 .carillon.v1.JobSpec.LabelsEntry\x12#\n\x06target\x18\x05 \x01(\x0b\x32\x13.carillon.v1.Target\x12#\n\x06timing\x18\x06 \x01(\x0b\x32\x13.carillon.v1.Timing\x12\'\n\x08policies\x18\x07 \x01(\x0b\x32\x15.carillon.v1.Policies\x12\'\n\x06\x63onfig\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10tenant_schedules\x18\t \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\x06Target\x12\'\n\x04http\x18\x01 \x01(\x0b\x32\x17.carillon.v1.HttpTargetH\x00\x12\'\n\x04grpc\x18\x02 \x01(\x0b\x32\x17.carillon.v1.GrpcTargetH\x00\x12-\n\x07handler\x18\x03 \x01(\x0b\x32\x1a.carillon.v1.HandlerTargetH\x00\x42\x06\n\x04kind\"\x1e\n\nHttpTarget\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"*\n\nGrpcTarget\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0b\n\x03tls\x18\x02 \x01(\x08\"\x0f\n\rHandlerTarget\"\x8c\x02\n\x06Timing\x12\x11\n\x04\x63ron\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x16\n\ttime_zone\x18\x02 \x01(\tH\x01\x88\x01\x01\x12(\n\x03gap\x18\x03 \x01(\x0e\x32\x16.carillon.v1.GapPolicyH\x02\x88\x01\x01\x12.\n\x06repeat\x18\x04 \x01(\x0e\x32\x19.carillon.v1.RepeatPolicyH\x03\x88\x01\x01\x12(\n\x05phase\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06jitter\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05_cronB\x0c\n\n_time_zoneB\x06\n\x04_gapB\t\n\x07_repeat\"\x80\x02\n\x08Policies\x12*\n\x07overlap\x18\x01 \x01(\x0e\x32\x14.carillon.v1.OverlapH\x00\x88\x01\x01\x12\x32\n\x0f\x61ttempt_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0brun_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05retry\x18\x04 \x01(\x0b\x32\x18.carillon.v1.RetryPolicy\x12/\n\x0c\x63\x61ncel_grace\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\n\n\x08_overlap\"c\n\x0bRetryPolicy\x12\x19\n\x0cmax_attempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\r_max_attempts\"\x85\x01\n\x0cJobOverrides\x12#\n\x06timing\x18\x01 \x01(\x0b\x32\x13.carillon.v1.Timing\x12\'\n\x08policies\x18\x02 \x01(\x0b\x32\x15.carillon.v1.Policies\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct*R\n\tGapPolicy\x12\x1a\n\x16GAP_POLICY_UNSPECIFIED\x10\x00\x12\x14\n\x10GAP_POLICY_SHIFT\x10\x01\x12\x13\n\x0fGAP_POLICY_SKIP\x10\x02*^\n\x0cRepeatPolicy\x12\x1d\n\x19REPEAT_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13REPEAT_POLICY_FIRST\x10\x01\x12\x16\n\x12REPEAT_POLICY_BOTH\x10\x02*K\n\x07Overlap\x12\x17\n\x13OVERLAP_UNSPECIFIED\x10\x00\x12\x10\n\x0cOVERLAP_SKIP\x10\x01\x12\x15\n\x11OVERLAP_ALLOW_ALL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,30 +36,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOBSPEC_LABELSENTRY']._loaded_options = None
   _globals['_JOBSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_GAPPOLICY']._serialized_start=1786
-  _globals['_GAPPOLICY']._serialized_end=1868
-  _globals['_REPEATPOLICY']._serialized_start=1870
-  _globals['_REPEATPOLICY']._serialized_end=1964
-  _globals['_OVERLAP']._serialized_start=1966
-  _globals['_OVERLAP']._serialized_end=2041
+  _globals['_GAPPOLICY']._serialized_start=1872
+  _globals['_GAPPOLICY']._serialized_end=1954
+  _globals['_REPEATPOLICY']._serialized_start=1956
+  _globals['_REPEATPOLICY']._serialized_end=2050
+  _globals['_OVERLAP']._serialized_start=2052
+  _globals['_OVERLAP']._serialized_end=2127
   _globals['_JOB']._serialized_start=134
   _globals['_JOB']._serialized_end=515
   _globals['_JOBSPEC']._serialized_start=518
   _globals['_JOBSPEC']._serialized_end=862
   _globals['_JOBSPEC_LABELSENTRY']._serialized_start=817
   _globals['_JOBSPEC_LABELSENTRY']._serialized_end=862
-  _globals['_TARGET']._serialized_start=864
-  _globals['_TARGET']._serialized_end=968
-  _globals['_HTTPTARGET']._serialized_start=970
-  _globals['_HTTPTARGET']._serialized_end=1000
-  _globals['_HANDLERTARGET']._serialized_start=1002
-  _globals['_HANDLERTARGET']._serialized_end=1017
-  _globals['_TIMING']._serialized_start=1020
-  _globals['_TIMING']._serialized_end=1288
-  _globals['_POLICIES']._serialized_start=1291
-  _globals['_POLICIES']._serialized_end=1547
-  _globals['_RETRYPOLICY']._serialized_start=1549
-  _globals['_RETRYPOLICY']._serialized_end=1648
-  _globals['_JOBOVERRIDES']._serialized_start=1651
-  _globals['_JOBOVERRIDES']._serialized_end=1784
+  _globals['_TARGET']._serialized_start=865
+  _globals['_TARGET']._serialized_end=1010
+  _globals['_HTTPTARGET']._serialized_start=1012
+  _globals['_HTTPTARGET']._serialized_end=1042
+  _globals['_GRPCTARGET']._serialized_start=1044
+  _globals['_GRPCTARGET']._serialized_end=1086
+  _globals['_HANDLERTARGET']._serialized_start=1088
+  _globals['_HANDLERTARGET']._serialized_end=1103
+  _globals['_TIMING']._serialized_start=1106
+  _globals['_TIMING']._serialized_end=1374
+  _globals['_POLICIES']._serialized_start=1377
+  _globals['_POLICIES']._serialized_end=1633
+  _globals['_RETRYPOLICY']._serialized_start=1635
+  _globals['_RETRYPOLICY']._serialized_end=1734
+  _globals['_JOBOVERRIDES']._serialized_start=1737
+  _globals['_JOBOVERRIDES']._serialized_end=1870
 # @@protoc_insertion_point(module_scope)

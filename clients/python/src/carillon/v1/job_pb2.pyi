@@ -273,10 +273,15 @@ class Target(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HTTP_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
     HANDLER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def http(self) -> Global___HttpTarget:
         """A worker sends an HTTP request to the service."""
+
+    @_builtins.property
+    def grpc(self) -> Global___GrpcTarget:
+        """A worker calls `JobHandlerService.Execute` of the service."""
 
     @_builtins.property
     def handler(self) -> Global___HandlerTarget:
@@ -286,13 +291,14 @@ class Target(_message.Message):
         self,
         *,
         http: Global___HttpTarget | None = ...,
+        grpc: Global___GrpcTarget | None = ...,
         handler: Global___HandlerTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["handler", b"handler", "http", b"http", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grpc", b"grpc", "handler", b"handler", "http", b"http", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handler", b"handler", "http", b"http", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc", b"grpc", "handler", b"handler", "http", b"http", "kind", b"kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["http", "handler"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["http", "grpc", "handler"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -323,6 +329,32 @@ class HttpTarget(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HttpTarget: _TypeAlias = HttpTarget  # noqa: Y015
+
+@_typing.final
+class GrpcTarget(_message.Message):
+    """A gRPC server that implements `carillon.v1.JobHandlerService`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TLS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Where it is: `host:port`. At most 255 characters. Required."""
+    tls: _builtins.bool
+    """Whether to speak TLS, with the worker's trusted roots. Default: false."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        tls: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "tls", b"tls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrpcTarget: _TypeAlias = GrpcTarget  # noqa: Y015
 
 @_typing.final
 class HandlerTarget(_message.Message):

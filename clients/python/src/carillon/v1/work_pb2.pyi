@@ -141,7 +141,7 @@ class Hello(_message.Message):
     """What it runs, for people, such as `carillon-python 0.1.0`."""
     @_builtins.property
     def routes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The routes it serves: `http`, or `handler/{service}/{job}`. At least one, at most 1,000."""
+        """The routes it serves: `http`, `grpc`, or `handler/{service}/{job}`. At least one, at most 1,000."""
 
     @_builtins.property
     def held_claims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -590,7 +590,9 @@ class Assignment(_message.Message):
     tenant: _builtins.str
     """The tenant; `-` is the system."""
     endpoint: _builtins.str
-    """How to carry it out: the absolute URL to call for route `http`, empty for a handler."""
+    """How to carry it out: the absolute URL to call for route `http`; `grpc://host:port`, or `grpcs://host:port` for TLS,
+    for route `grpc`; empty for a handler.
+    """
     payload_json: _builtins.str
     """The payload: a JSON object."""
     trigger_source: _run_pb2.TriggerSource.ValueType
