@@ -4,22 +4,25 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help up demo test check format generate lock bench soak clean
+.PHONY: help up demo compose-secrets test check format generate docs lock bench soak clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 up: .venv/installed ## Start PostgreSQL, scheduler, worker and the examples; Ctrl-C stops everything
-	@$(BIN)/python -m local_stack up
+	@$(BIN)/python -m local_stack up || [ $$? -eq 130 ] # as Ctrl-C ends it
 
 demo: .venv/installed ## Show the main job on free ports, in about 30 seconds, and compare the records with what happened
 	@$(BIN)/python -m local_stack demo
 
+compose-secrets: .venv/installed ## Write development secrets to secrets/, for `docker compose up`, and a token
+	@$(BIN)/python -m local_stack.compose_secrets
+
 test: .venv/installed ## Run every test
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -q $(TESTS)
 
-check: .venv/installed .codegen/installed ## Lint, types, protos, and that the generated code has not drifted
+check: .venv/installed .codegen/installed ## Lint, types, protos, and that nothing generated has drifted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -27,6 +30,7 @@ check: .venv/installed .codegen/installed ## Lint, types, protos, and that the g
 	$(BIN)/buf lint
 	$(BIN)/buf format --exit-code --diff
 	.codegen/bin/python clients/python/generate.py --check
+	$(BIN)/python -m docs.generate --check
 
 format: .venv/installed ## Format code and protos
 	$(BIN)/ruff check --fix .
@@ -35,6 +39,9 @@ format: .venv/installed ## Format code and protos
 
 generate: .codegen/installed ## Write the client's stubs from protos/
 	.codegen/bin/python clients/python/generate.py
+
+docs: .venv/installed ## Write docs/configuration.md and docs/metrics.md from the code
+	@$(BIN)/python -m docs.generate
 
 bench: .venv/installed ## Measure what is promised about speed, beside the floor
 	@$(BIN)/python -m benchmarks

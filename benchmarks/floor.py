@@ -14,7 +14,7 @@ import psycopg
 
 from benchmarks.place import FLOOR_ROUTE, Place
 from scheduler_service.domain.run import scheduled_run_id
-from scheduler_service.store.arrays import plain
+from scheduler_service.store.arrays import plain, uuids
 from scheduler_service.store.database import Database
 
 BATCH = 500
@@ -100,7 +100,7 @@ class Floor:
     async def _insert(self, batch: list[tuple[UUID, int]]) -> list[UUID]:
         run_ids = [run_id for run_id, _ in batch]
         values = {
-            "run_ids": plain(run_ids),
+            "run_ids": uuids(run_ids),
             "schedules": plain(schedule for _, schedule in batch),
             "job_id": self._place.job_id,
             "route": FLOOR_ROUTE,
@@ -118,4 +118,4 @@ class Floor:
         while (run_ids := await written.get()) is not None:
             for at in range(0, len(run_ids), BATCH):
                 batch = sorted(islice(run_ids, at, at + BATCH))
-                await self._ends.execute(_END, {"run_ids": plain(batch)})
+                await self._ends.execute(_END, {"run_ids": uuids(batch)})

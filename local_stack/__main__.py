@@ -7,6 +7,7 @@ import signal
 import sys
 
 import typer
+from carillon import CarillonError
 from rich.console import Console
 
 from local_stack import demo as the_demo
@@ -32,8 +33,15 @@ def _run(main: the_stack.Main) -> None:
     try:
         raise typer.Exit(asyncio.run(_until_stopped(main)))
     except LocalStackError as error:
-        Console(stderr=True, highlight=False).print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        raise _fail(str(error)) from None
+    except (CarillonError, TimeoutError) as error:
+        said = str(error) or "the stack did not come up in time"
+        raise _fail(f"{said}\nTo start afresh, remove {the_stack.home()}") from None
+
+
+def _fail(sentence: str) -> typer.Exit:
+    Console(stderr=True, highlight=False).print(sentence, style="red", markup=False, soft_wrap=True)
+    return typer.Exit(1)
 
 
 async def _until_stopped(main: the_stack.Main) -> int:

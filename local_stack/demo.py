@@ -24,7 +24,7 @@ from rich.live import Live
 from rich.table import Table
 
 from local_stack.processes import LocalStackError
-from local_stack.seed import EMAIL_JOBS, KPI_JOBS, TENANTS, put_tenant_schedules, wait_for_jobs
+from local_stack.seed import EMAIL_JOBS, KPI_JOBS, TENANTS, put_tenant_schedules
 from local_stack.stack import Ports, Stack
 
 _SHOWN_RUNS = 16
@@ -89,7 +89,6 @@ async def run(seconds: float) -> int:
 
 
 async def _show(console: Console, stack: Stack, client: Client, seconds: float) -> int:
-    await wait_for_jobs(client)
     await put_tenant_schedules(client)
     async with _watched(console, client):
         await _set_going(client)
@@ -203,7 +202,7 @@ class Comparison:
             states.add_row(state, str(count))
         states.add_row("items sent", str(self.items_sent))
         states.add_row("KPI files", str(len(self.kpi_files)))
-        mails = Table(title="\nMessages really received", title_justify="left", box=None, pad_edge=False)
+        mails = Table(title="\nMessages really received (the last six)", title_justify="left", box=None, pad_edge=False)
         for column in ("to", "subject", "run"):
             mails.add_column(column, no_wrap=True)
         for mail in self.mails[-6:]:

@@ -37,7 +37,11 @@ def port_in_use(host: str, port: int) -> bool:
 
 def require_free_port(port: int, what: str, *, host: str = LOCALHOST, setting: str | None = None) -> None:
     """Errors: LocalStackError that names the port, what it is for, and the setting that moves it."""
-    if not port_in_use(host, port):
-        return
+    try:
+        if not port_in_use(host, port):
+            return
+        problem = "another program listens there"
+    except PermissionError:
+        problem = "this user may not listen there"
     way_out = f"stop that program, or set {setting} to another port" if setting else "stop that program"
-    raise LocalStackError(f"{what} needs port {port} on {host}, but another program listens there; {way_out}")
+    raise LocalStackError(f"{what} needs port {port} on {host}, but {problem}; {way_out}")

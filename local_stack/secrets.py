@@ -14,10 +14,6 @@ import jwt
 ADMIN_TOKEN_LIFETIME = timedelta(hours=12)
 
 
-def _random() -> str:
-    return secrets.token_urlsafe(32)
-
-
 @dataclass(frozen=True, slots=True)
 class Secrets:
     """Passwords of the database's roles, service tokens (`id.secret`) and the secret of JWTs."""
@@ -28,6 +24,7 @@ class Secrets:
     worker_token: str
     email_service_token: str
     kpi_service_token: str
+    my_service_token: str
 
     @property
     def service_tokens(self) -> str:
@@ -42,17 +39,17 @@ class Secrets:
 
 
 def kept_secrets(file: Path) -> Secrets:
-    """Reads them, or makes and keeps them."""
-    names = [field.name for field in fields(Secrets)]
-    if file.exists():
-        kept = json.loads(file.read_text())
-        if set(kept) == set(names):
-            return Secrets(**kept)
-    made = Secrets(
-        **{name: f"{name.partition('_')[0]}.{_random()}" if name.endswith("_token") else _random() for name in names}
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        json.dump(asdict(made), stream)
-    return made
+    """Reads them; makes and keeps those that are not there yet."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    secrets_of_all = Secrets(**{field.name: kept.get(field.name) or _made(field.name) for field in fields(Secrets)})
+    if asdict(secrets_of_all) != kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(asdict(secrets_of_all), stream, indent=2)
+    return secrets_of_all
+
+
+def _made(name: str) -> str:
+    token = secrets.token_urlsafe(32)
+    return f"{name.partition('_')[0]}.{token}" if name.endswith("_token") else token

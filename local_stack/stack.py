@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
+import psycopg
+
 from local_stack.ports import LOCALHOST, free_port, require_free_port
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import LocalStackError, Processes
@@ -18,6 +20,12 @@ from local_stack.secrets import Secrets, kept_secrets
 
 ROOT = Path(__file__).parent.parent
 _URLS = ("CARILLON_DATABASE_URL", "CARILLON_ENGINE_URL", "CARILLON_MIGRATION_URL")
+
+_USUAL = (
+    ("CARILLON_PORT", 7007, "the scheduler (gRPC)"),
+    ("CARILLON_METRICS_PORT", 7008, "the scheduler's metrics"),
+    ("CARILLON_WORKER_PORT", 7009, "the worker's metrics"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +42,19 @@ class Ports:
     def usual(cls) -> Ports:
         """The documented ports for what people address, free ones for the rest.
 
-        Errors: LocalStackError if a documented one is taken.
+        Errors: LocalStackError that names every documented one that cannot be had.
         """
-        scheduler = _port("CARILLON_PORT", 7007, "the scheduler (gRPC)")
-        metrics = _port("CARILLON_METRICS_PORT", 7008, "the scheduler's metrics")
-        worker = _port("CARILLON_WORKER_PORT", 7009, "the worker's metrics")
+        ports: list[int] = []
+        problems: list[str] = []
+        for variable, default, what in _USUAL:
+            try:
+                ports.append(_port(variable, default, what))
+            except LocalStackError as error:
+                problems.append(str(error))
+        if problems:
+            hint = "if that is another `make up`, one is enough, or give this one other ports"
+            raise LocalStackError("\n".join([*problems, f"({hint})"]))
+        scheduler, metrics, worker = ports
         return cls(scheduler, metrics, worker, free_port(), free_port())
 
     @classmethod
@@ -66,15 +82,24 @@ class DatabaseUrls:
     def from_environment(cls) -> DatabaseUrls | None:
         """A real server, if CARILLON_DATABASE_URL names one. Errors: LocalStackError if only a part is set."""
         values = [os.environ.get(name, "") for name in _URLS]
-        if not values[0]:
+        if not any(values):
             return None
         missing = [name for name, value in zip(_URLS, values, strict=True) if not value]
         if missing:
             raise LocalStackError(
-                f"CARILLON_DATABASE_URL is set, but not {' and '.join(missing)}: a real server needs a login for the "
-                "API's role, one for the engine's, and one that may create both (docs: configuration)"
+                f"a real server needs three URLs, and {' and '.join(missing)} is not set: CARILLON_DATABASE_URL and "
+                "CARILLON_ENGINE_URL name the two logins that are made for the scheduler, CARILLON_MIGRATION_URL a "
+                "role that may make them (README, Configuration)"
             )
+        _require_reachable(values[-1])
         return cls(*values)
+
+
+def _require_reachable(migration_url: str) -> None:
+    try:
+        psycopg.connect(migration_url, connect_timeout=5).close()
+    except psycopg.Error as error:
+        raise LocalStackError(f"CARILLON_MIGRATION_URL: cannot connect: {str(error).strip()}") from None
 
 
 class Stack:
@@ -169,6 +194,7 @@ class Stack:
                 "CARILLON_SERVICE_TOKEN": self.secrets.email_service_token,
             },
         )
+        await self._registered("email-service")
         await self._run(
             "kpi-service",
             "examples.kpi_service",
@@ -178,6 +204,15 @@ class Stack:
                 "CARILLON_SERVICE_TOKEN": self.secrets.kpi_service_token,
             },
         )
+        await self._registered("kpi-service")
+
+    async def _registered(self, name: str) -> None:
+        """This start's registration, as its log tells: the scheduler may know the jobs from an earlier start."""
+
+        async def says_so() -> bool:
+            return ": registered " in self.processes.log_path(name).read_text()
+
+        await self.processes.wait_until(name, says_so)
 
     async def _run(self, name: str, module: str, settings: Mapping[str, str], *, ready: str | None = None) -> None:
         async def answers() -> bool:

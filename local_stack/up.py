@@ -10,9 +10,10 @@ from typing import Any
 from carillon import Client
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from local_stack.ports import LOCALHOST
-from local_stack.seed import put_tenant_schedules, wait_for_jobs
+from local_stack.seed import put_tenant_schedules
 from local_stack.stack import ROOT, DatabaseUrls, Ports, Stack
 
 Main = Coroutine[Any, Any, int]
@@ -27,38 +28,37 @@ async def run() -> int:
     console = Console(highlight=False)
     urls = DatabaseUrls.from_environment()
     stack = Stack(home(), Ports.usual(), urls)
+    started = False
     try:
         with console.status("starting PostgreSQL, the scheduler, a worker and the examples"):
             await stack.start()
+            started = True
             async with Client(stack.target, token=stack.secrets.admin_jwt()) as client:
-                await wait_for_jobs(client)
                 await put_tenant_schedules(client)
         console.print(_what_runs_where(stack))
         _print_what_to_try(console, stack)
         await stack.watch()
     finally:
-        console.print("stopping")
         await stack.stop()
-        console.print("stopped; nothing is left running, and the data stays in", str(stack.home), soft_wrap=True)
+        if started:
+            console.print("stopped; nothing is left running, and the data stays in", str(stack.home), soft_wrap=True)
     return 0
 
 
 def _what_runs_where(stack: Stack) -> Table:
-    table = Table(title="Carillon is up", title_justify="left", box=None, pad_edge=False)
-    for column in ("what", "where", "log"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="Carillon is up", title_justify="left", box=None, pad_edge=False, show_header=False)
     ports = stack.ports
     rows = (
         ("scheduler", f"{stack.target} (gRPC), http://{LOCALHOST}:{ports.scheduler_metrics}/metrics"),
         ("worker", f"http://{LOCALHOST}:{ports.worker_metrics}/metrics"),
-        ("email-service", f"http://{LOCALHOST}:{ports.email}"),
+        ("email-service", f"http://{LOCALHOST}:{ports.email}, sending a welcome mail every 2 s"),
         ("kpi-service", f"handlers, writing to {stack.kpi_output}"),
         ("smtp-sink", f"{LOCALHOST}:{ports.smtp}, keeping mail in {stack.mailbox}"),
+        ("PostgreSQL", f"{LOCALHOST}:{stack.postgres.port}" if stack.postgres else "as CARILLON_DATABASE_URL says"),
+        ("logs", str(stack.processes.log_path("scheduler").parent)),
     )
-    if stack.postgres:
-        table.add_row("PostgreSQL", f"{LOCALHOST}:{stack.postgres.port}", str(stack.postgres.log_path))
     for name, where in rows:
-        table.add_row(name, where, str(stack.processes.log_path(name)))
+        table.add_row(name, Text(where, overflow="fold"))
     return table
 
 
@@ -71,6 +71,9 @@ def _print_what_to_try(console: Console, stack: Stack) -> None:
         "",
         "An admin token, good for twelve hours:",
         f"export TOKEN={stack.secrets.admin_jwt()}",
+        "",
+        "A service token, for a service of your own that is named my-service:",
+        f"export CARILLON_SERVICE_TOKEN={stack.secrets.my_service_token}",
         "",
         "Try:",
         f"{call} {header} {service}JobService/ListJobs",

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from operations import logs
+from operations import logs, memory
 from operations.probes import PortTaken
 from operations.signals import stopping_event
 from scheduler_service.app import App
@@ -39,6 +39,7 @@ def serve(context: typer.Context) -> None:
         return
     settings = _settings()
     logs.configure(settings.log_format, settings.log_level)
+    memory.collect_rarely()
     try:
         asyncio.run(_serve(settings))
     except PortTaken as error:

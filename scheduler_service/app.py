@@ -50,7 +50,10 @@ _STREAMS_SHARE = 0.25
 
 
 class App:
-    """One scheduler process. `port` and `metrics_port` are what was bound, once it listens."""
+    """One scheduler process. `port` and `metrics_port` are what was bound, once it listens.
+
+    `registry`: its metrics.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -74,20 +77,22 @@ class App:
             lease=settings.lease_seconds,
             heartbeat_interval=settings.heartbeat_seconds,
         )
+        self._reaper = self._build_reaper()
         self._loops = self._session_loops()
         self._readiness = Readiness(self.database, self._migration())
         self._looking: asyncio.Task[None] | None = None
         self._draining = False
 
-        registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         ReplicaMetrics(
             self._sessions,
-            self._engine.completer,
+            self._engine,
+            self._reaper,
             (*self._engine.loops, *self._loops),
             lambda: self._readiness.problem is None,
-        ).register(registry)
-        self._probes = Probes(self._answer_readyz, registry)
-        calls = Calls(Credentials(settings.tokens(), settings.jwt_rules()), CallMetrics(registry))
+        ).register(self.registry)
+        self._probes = Probes(self._answer_readyz, self.registry)
+        calls = Calls(Credentials(settings.tokens(), settings.jwt_rules()), CallMetrics(self.registry))
         services = self._services()
         self._health = Health(tuple(services))
         self._server = build_server(calls, services, self._health, reflect=settings.reflection)
@@ -152,12 +157,15 @@ class App:
 
     def _session_loops(self) -> tuple[Loop, ...]:
         connect = self.database.hot_connection
-        reaper = Reaper(self._sessions, self._leases, self._wakeups, lease=self._settings.lease_seconds)
         return (
             LeaseLoop(connect, self._leases),
             ReportLoop(connect, self._reports),
-            ReaperLoop(connect, reaper, Cancels(self._sessions), self._wakeups),
+            self._reaper,
         )
+
+    def _build_reaper(self) -> ReaperLoop:
+        reaper = Reaper(self._sessions, self._leases, self._wakeups, lease=self._settings.lease_seconds)
+        return ReaperLoop(self.database.hot_connection, reaper, Cancels(self._sessions), self._wakeups)
 
     def _migration(self) -> partial[int] | None:
         url = self._settings.migration_url.get_secret_value()

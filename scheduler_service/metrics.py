@@ -1,52 +1,137 @@
-"""What a replica shows Prometheus beside its calls: its readiness, its workers, its queue and its loops."""
+"""What a replica shows Prometheus beside its calls: its readiness, its workers, the queue, what it did, its loops.
+
+docs/metrics.md is made from these texts, by `make docs`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
-from scheduler_service.usecases.complete import Completer
+from scheduler_service.loops.reaper import ReaperLoop
+from scheduler_service.store.backlog import CAP
 from scheduler_service.usecases.sessions import Sessions
 
 
 class ReplicaMetrics(Collector):
-    """Read at each scrape; nothing is counted twice and nothing is kept."""
+    """Read at each scrape from those who know; nothing is counted twice and nothing is kept here."""
 
     def __init__(
-        self, sessions: Sessions, completer: Completer, loops: Iterable[Loop], is_ready: Callable[[], bool]
+        self,
+        sessions: Sessions,
+        engine: Engine,
+        reaper: ReaperLoop,
+        loops: Sequence[Loop],
+        is_ready: Callable[[], bool],
     ) -> None:
         self._sessions = sessions
-        self._completer = completer
-        self._loops = tuple(loops)
+        self._engine = engine
+        self._reaper = reaper
+        self._loops = loops
         self._is_ready = is_ready
 
     def register(self, registry: CollectorRegistry) -> None:
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("carillon_ready", "1 while database and schema are there.", float(self._is_ready()))
-        yield _gauge("carillon_sessions", "Worker sessions connected to this replica.", len(self._sessions))
+        yield _gauge("ready", "1 while database and schema are there.", float(self._is_ready()))
+        yield _gauge("sessions", "Worker sessions connected to this replica.", len(self._sessions))
         credit = sum(session.credit for session in self._sessions)
-        yield _gauge("carillon_credit", "Runs that workers connected here could take at once.", credit)
-        waiting = len(self._completer)
-        yield _gauge("carillon_reports_waiting", "Results and items that are not committed yet.", waiting)
-        yield self._loop_ages()
+        yield _gauge("credit", "Runs that workers connected here could take at once.", credit)
+        waiting = len(self._engine.completer)
+        yield _gauge("reports_waiting", "Results and items that are not committed yet.", waiting)
+        yield from self._backlog()
+        yield from self._done()
+        yield from self._loop_health()
 
-    def _loop_ages(self) -> Metric:
-        ages = GaugeMetricFamily(
-            "carillon_loop_idle_seconds",
-            "Seconds since a loop's last step that went well; over 10 means that it is stuck or its database away.",
-            labels=["loop"],
+    def _backlog(self) -> Iterator[Metric]:
+        """Left without figures while the database cannot be asked: an old figure would mislead a scaler."""
+        counts = self._engine.backlog.counts
+        waiting = counts.waiting if counts else {}
+        whose = "All replicas show the same: take the maximum, not the sum."
+        yield _gauges(
+            "pending_runs",
+            f"Runs that are due and in no worker's hands; {CAP:,} means so many or more. {whose}",
+            "route",
+            {route: each.runs for route, each in waiting.items()},
         )
-        for loop in self._loops:
-            idle = loop.health().idle_seconds
-            ages.add_metric([loop.name], float("inf") if idle is None else idle)
-        return ages
+        yield _gauges(
+            "oldest_pending_seconds",
+            f"For how long the first of them has been due; 0 if none is. {whose}",
+            "route",
+            {route: each.oldest for route, each in waiting.items()},
+        )
+        yield _gauges(
+            "live_runs",
+            "Runs that have not ended: `PENDING` (those that wait for their time too, but not those that wait for an"
+            f" earlier run of their schedule) or `RUNNING`; {CAP:,} means so many or more. {whose}",
+            "state",
+            counts.live if counts else {},
+        )
+
+    def _done(self) -> Iterator[Metric]:
+        ticks, reaped = self._engine.ticks, self._reaper.total
+        yield _counter("ticks", "Looks of this replica for due schedules.", ticks.ticks)
+        yield _counter("runs_made", "Runs that this replica made for occurrences of schedules.", ticks.runs)
+        ended = Counter({"COMPLETED": 0, "FAILED": reaped.failed, "CANCELLED": reaped.cancelled})
+        ended.update(self._engine.completer.ended)
+        yield _counters(
+            "runs_ended",
+            "Runs whose end this replica recorded, by outcome; not those that were cancelled while they were pending.",
+            "state",
+            {**ended, "SKIPPED": ticks.skipped},
+        )
+        yield _counter("sessions_lost", "Worker sessions whose lease ended, seen by this replica.", reaped.sessions)
+        yield _counters(
+            "runs_reaped",
+            "Runs of lost sessions and over their time that this replica took back: `freed` (the attempt costs"
+            " nothing), `charged` (to be tried again), or ended as `failed` or `cancelled`.",
+            "became",
+            {
+                "freed": reaped.freed,
+                "charged": reaped.charged,
+                "failed": reaped.failed,
+                "cancelled": reaped.cancelled,
+            },
+        )
+
+    def _loop_health(self) -> Iterator[Metric]:
+        idle = {loop.name: loop.health().idle_seconds for loop in self._loops}
+        yield _gauges(
+            "loop_idle_seconds",
+            "Seconds since a loop's last step that went well; over 30 means that it is stuck or its database away.",
+            "loop",
+            {name: float("inf") if seconds is None else seconds for name, seconds in idle.items()},
+        )
+        failures = {loop.name: loop.failures for loop in self._loops}
+        yield _counters("loop_failures", "Steps of a loop that failed; each is tried again.", "loop", failures)
 
 
 def _gauge(name: str, says: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, says, value=value)
+    return GaugeMetricFamily(f"carillon_{name}", says, value=value)
+
+
+def _gauges(name: str, says: str, label: str, values: Mapping[str, float]) -> Metric:
+    return _labelled(GaugeMetricFamily(f"carillon_{name}", says, labels=[label]), values)
+
+
+def _counter(name: str, says: str, value: float) -> Metric:
+    return CounterMetricFamily(f"carillon_{name}", says, value=value)
+
+
+def _counters(name: str, says: str, label: str, values: Mapping[str, float]) -> Metric:
+    return _labelled(CounterMetricFamily(f"carillon_{name}", says, labels=[label]), values)
+
+
+def _labelled(
+    family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]
+) -> GaugeMetricFamily | CounterMetricFamily:
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family

@@ -16,7 +16,8 @@ from scheduler_service.domain.timing import TimingError, zone
 from scheduler_service.store.migrations import API_ROLE, ENGINE_ROLE, Login
 
 _PREFIX = "CARILLON_"
-_FROM_FILES = (
+_URLS = ("database_url", "engine_url", "listen_url", "migration_url")
+FROM_FILES = (
     "database_url",
     "engine_url",
     "listen_url",
@@ -57,7 +58,7 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="The address to listen on; `0.0.0.0` in a container.")
     port: int = Field(default=7007, ge=0, le=65535, description="gRPC. 0 takes a free one and logs it.")
-    metrics_port: int = Field(default=7008, ge=0, le=65535, description="HTTP: `/metrics` and `/livez`.")
+    metrics_port: int = Field(default=7008, ge=0, le=65535, description="HTTP: `/livez`, `/readyz` and `/metrics`.")
     service_tokens: SecretStr = Field(
         default=SecretStr(""),
         description="`email-service=id.secret,...`; the service `*` is a worker for all.",
@@ -76,11 +77,19 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=20, ge=0, le=600, description="How long SIGTERM waits for calls to end.")
     reflection: bool = Field(default=True, description="Server reflection, for grpcurl and buf curl.")
     replica: str = Field(default_factory=_default_replica, description="This replica's name. Default: host and pid.")
-    log_format: Literal["json", "text"] = Field(default="json", description="How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="From which level.")
+    log_format: Literal["json", "text"] = Field(default="json", description="`json` or `text`.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="`debug`, `info`, `warning` or `error`."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
+        for name in _URLS:
+            url = getattr(self, name).get_secret_value()
+            if url and not url.startswith(("postgresql://", "postgres://")):
+                raise ValueError(f"{_PREFIX}{name.upper()} must begin with postgresql://")
+        if self.logins()[0].user == self.logins()[1].user:
+            raise ValueError("CARILLON_DATABASE_URL and CARILLON_ENGINE_URL name one login; the two roles need two")
         if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise ValueError("CARILLON_LEASE_SECONDS must be at least three times CARILLON_HEARTBEAT_SECONDS")
         secret = self.jwt_secret.get_secret_value()
@@ -121,7 +130,7 @@ def read_settings(**values: object) -> Settings:
 
 
 def _from_files() -> dict[str, object]:
-    variables = ((name, f"{_PREFIX}{name.upper()}_FILE") for name in _FROM_FILES)
+    variables = ((name, f"{_PREFIX}{name.upper()}_FILE") for name in FROM_FILES)
     return {
         name: _contents(variable, Path(os.environ[variable])) for name, variable in variables if variable in os.environ
     }
@@ -141,5 +150,5 @@ def _sentence(problem: dict[str, object]) -> str:
         return message
     variable = _PREFIX + str(location[0]).upper()
     if problem["type"] == "missing":
-        return f"{variable} is not set; {Settings.model_fields[str(location[0])].description}"
+        return f"{variable} is not set: {Settings.model_fields[str(location[0])].description}"
     return f"{variable} is wrong: {message}"

@@ -1,4 +1,4 @@
-"""`python -m worker_service`: carries out the runs of route `http` until SIGTERM or Ctrl-C.
+"""`python -m worker_service`: carries out the runs of routes `http` and `grpc` until SIGTERM or Ctrl-C.
 
 Exit codes: 0 after a drain, 2 for a wrong setting or a port that is taken.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from operations import logs
+from operations import logs, memory
 from operations.probes import PortTaken
 from operations.signals import stopping_event
 from worker_service.app import App
@@ -20,6 +20,7 @@ def main() -> int:
     try:
         settings = load()
         logs.configure(settings.log_format, settings.log_level)
+        memory.collect_rarely()
         asyncio.run(_run(settings))
     except SettingsError as error:
         return _refused(str(error))

@@ -12,6 +12,7 @@ from operations.probes import Probes
 from worker_service.metrics import Metrics
 from worker_service.observed import ObservedExecutor
 from worker_service.settings import Settings
+from worker_service.targets.grpc import GrpcExecutor
 from worker_service.targets.http import HttpExecutor
 
 _log = structlog.stdlib.get_logger("worker_service")
@@ -28,10 +29,11 @@ class App:
         # The executors need the session's metrics, and the session its executors: each asks when it is used.
         self._metrics = Metrics(lambda: self.session.state())
         self._http = HttpExecutor(settings.base_urls, self._metrics.observe_call)
+        self._grpc = GrpcExecutor(self._metrics.observe_grpc_call)
         self.session = WorkerSession(
             target=settings.target,
             token=settings.token,
-            executors=[ObservedExecutor(self._http, self._metrics.count_attempt)],
+            executors=[ObservedExecutor(each, self._metrics.count_attempt) for each in (self._http, self._grpc)],
             name=settings.worker_name,
             concurrency=settings.worker_concurrency,
         )
@@ -44,6 +46,7 @@ class App:
             url = await self._probes.start(self._settings.worker_host, self._settings.worker_port)
             _log.info("listening", url=url)
             await stack.enter_async_context(self._http)
+            await stack.enter_async_context(self._grpc)
             await self._serve(stopping)
 
     def _readiness(self) -> tuple[bool, str]:

@@ -23,7 +23,14 @@ class Metrics:
         )
         self._http_seconds = Histogram(
             "carillon_worker_http_seconds",
-            "Duration of calls to services, by class of status, or `unreachable`.",
+            "Duration of HTTP calls to services, by class of status, or `unreachable`.",
+            ["status"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._grpc_seconds = Histogram(
+            "carillon_worker_grpc_seconds",
+            "Duration of gRPC calls to services, by status, such as `OK`.",
             ["status"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -37,8 +44,12 @@ class Metrics:
         self._attempts.labels(outcome).inc()
 
     def observe_call(self, status: int | None, seconds: float) -> None:
-        """Counts a call to a service. `status` is None if there was no answer."""
+        """Counts an HTTP call to a service. `status` is None if there was no answer."""
         self._http_seconds.labels(f"{status // 100}xx" if status else "unreachable").observe(seconds)
+
+    def observe_grpc_call(self, status: str, seconds: float) -> None:
+        """Counts a gRPC call to a service, by the name of its status."""
+        self._grpc_seconds.labels(status).observe(seconds)
 
     def _gauge(self, name: str, says: str, value: Callable[[], float]) -> None:
         Gauge(f"carillon_worker_{name}", says, registry=self.registry).set_function(value)

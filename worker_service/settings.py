@@ -100,9 +100,9 @@ class Settings(BaseSettings):
         default={},
         description="`service=url,...`: replaces scheme, host, port and path prefix of their endpoints.",
     )
-    log_format: Annotated[Literal["json", "text"], _Lowered] = Field(default="json", description="How log lines look.")
+    log_format: Annotated[Literal["json", "text"], _Lowered] = Field(default="json", description="`json` or `text`.")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lowered] = Field(
-        default="info", description="From which level."
+        default="info", description="`debug`, `info`, `warning` or `error`."
     )
 
     @property

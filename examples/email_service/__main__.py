@@ -17,10 +17,12 @@ from examples.email_service.mailings import Mailings
 
 log = logging.getLogger("email_service")
 
+HOST = os.environ.get("EMAIL_SERVICE_HOST", "127.0.0.1")
 PORT = int(os.environ.get("EMAIL_SERVICE_PORT", "8081"))
+URL = os.environ.get("EMAIL_SERVICE_URL", f"http://127.0.0.1:{PORT}")  # where workers reach it
 
 # Declaring does no I/O. CARILLON_TARGET and CARILLON_SERVICE_TOKEN say where the scheduler is, and who this is.
-jobs = Jobs(service="email-service", base_url=f"http://127.0.0.1:{PORT}")
+jobs = Jobs(service="email-service", base_url=URL)
 
 jobs.endpoint(
     "weekly-digest",
@@ -58,9 +60,9 @@ def main() -> None:
     app = EmailService(Mailings(server), recipients).app()
     app.cleanup_ctx.append(registered)
     try:
-        web.run_app(app, host="127.0.0.1", port=PORT, shutdown_timeout=10, access_log=None, print=log.info)
+        web.run_app(app, host=HOST, port=PORT, shutdown_timeout=10, access_log=None, print=log.info)
     except OSError as error:
-        sys.exit(f"email_service: cannot listen on EMAIL_SERVICE_PORT {PORT}: {os.strerror(error.errno or 0)}")
+        sys.exit(f"email_service: cannot listen on EMAIL_SERVICE_PORT {PORT} of {HOST}: {os.strerror(error.errno or 0)}")
 
 
 if __name__ == "__main__":

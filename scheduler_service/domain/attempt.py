@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from scheduler_service.domain.record import ItemCounts, RunError
@@ -15,8 +15,7 @@ from scheduler_service.domain.run import TriggerSource
 AttemptOutcome = Literal["COMPLETED", "FAILED", "CANCELLED", "RETURNED"]
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRef:
+class AttemptRef(NamedTuple):  # not a dataclass: made and hashed several times for every run
     """One attempt in one session's hands: what a result must match to count."""
 
     run_id: UUID
@@ -53,7 +52,7 @@ class Verdict(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class Result:
     """How a session says that an attempt ended. `duration` in seconds; `metrics` and `metadata` are JSON objects as
     text, or empty. RETURNED: it was never started."""
@@ -75,9 +74,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """The result of one item of an attempt. `error` is empty where it succeeded."""
+    """The result of one item of an attempt, as its session says. `error` is empty where it succeeded."""
 
     ref: AttemptRef
+    session_id: UUID
     key: str
     succeeded: bool
     error: str = ""

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,8 +21,10 @@ MAX_JSON_DEPTH = 32
 MAX_LABELS = 32
 MAX_LABEL_LENGTH = 256
 MAX_URL_LENGTH = 2048
+MAX_ADDRESS_LENGTH = 255
 _LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 _NOT_IN_A_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _UNITS = ((timedelta(days=1), "day"), (timedelta(hours=1), "hour"), (timedelta(minutes=1), "minute"))
 
 
@@ -77,7 +80,7 @@ def check_labels(labels: Mapping[str, str], field: str, wrong: Violations) -> No
 
 def check_json(value: Any, field: str, wrong: Violations) -> None:
     """A JSON value that can be stored and passed on: no NaN, Infinity or NUL, at most 32 levels deep and 256 KiB as
-    compact UTF-8. Each wrong place is named by its path."""
+    `check_json_size` counts. Each wrong place is named by its path."""
     found_before = len(wrong)
     _check_json_value(value, field, wrong, depth=0)
     if len(wrong) == found_before:
@@ -85,10 +88,25 @@ def check_json(value: Any, field: str, wrong: Violations) -> None:
 
 
 def check_json_size(value: Any, field: str, wrong: Violations) -> None:
-    """At most 256 KiB as compact UTF-8. The value must be sound otherwise."""
-    size = len(compact_json(value).encode("utf-8", "surrogatepass"))
+    """At most 256 KiB, as `json_size` counts. The value must be sound otherwise."""
+    size = json_size(value)
     if size > MAX_JSON_BYTES:
-        wrong.add(field, f"it has {size:,} bytes as compact JSON; at most {MAX_JSON_BYTES:,} (256 KiB) are allowed")
+        wrong.add(
+            field,
+            f"it has {size:,} bytes as compact JSON (1e+20 counts as 21 digits, as it is stored);"
+            f" at most {MAX_JSON_BYTES:,} (256 KiB) are allowed",
+        )
+
+
+def json_size(value: Any) -> int:
+    """The bytes of a sound JSON value as compact UTF-8, with its numbers written out."""
+    return len(compact_json(value).encode("utf-8", "surrogatepass")) + _left_out_of(value)
+
+
+def left_out(number: str) -> int:
+    """How many characters shorter a JSON number is than as the database gives it back: that keeps numbers as decimals
+    and writes no exponents, so that 1e+308 has 309 digits."""
+    return len(format(Decimal(number), "f")) - len(number) if "e" in number or "E" in number else 0
 
 
 def compact_json(value: Any) -> str:
@@ -116,6 +134,17 @@ def check_endpoint(endpoint: str, field: str, wrong: Violations) -> None:
         check_url(endpoint, field, wrong)
 
 
+def check_address(address: str, field: str, wrong: Violations) -> None:
+    """`host:port` of at most 255 characters; the host is a name, an IPv4 address, or an IPv6 address in brackets."""
+    found = _ADDRESS.fullmatch(address)
+    if not address:
+        wrong.add(field, "it is missing; write host:port, such as email-service:50051")
+    elif len(address) > MAX_ADDRESS_LENGTH:
+        wrong.add(field, f"it has {len(address):,} characters; at most {MAX_ADDRESS_LENGTH} are allowed")
+    elif found is None or not 0 < int(found[1]) < 65536:
+        wrong.add(field, f"{quoted(address)} is not host:port; write one such as email-service:50051")
+
+
 def is_relative(endpoint: str) -> bool:
     """Whether an endpoint is a path below the service's base URL."""
     return endpoint.startswith("/")
@@ -133,6 +162,15 @@ def in_words(duration: timedelta) -> str:
 def quoted(text: str) -> str:
     """Text of a caller's inside a sentence: cut to 80 characters, with anything odd escaped."""
     return ascii(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _left_out_of(value: Any) -> int:
+    """The same of all numbers inside a value, against its compact JSON."""
+    if isinstance(value, float):
+        return left_out(repr(value))
+    if isinstance(value, Mapping):
+        return sum(map(_left_out_of, value.values()))
+    return sum(map(_left_out_of, value)) if isinstance(value, list) else 0
 
 
 def _check_json_value(value: Any, path: str, wrong: Violations, depth: int) -> None:

@@ -22,6 +22,14 @@ class HttpTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class GrpcTarget:
+    """A gRPC server, `host:port`, whose `JobHandlerService` a worker calls."""
+
+    address: str
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerTarget:
     """A Python function in a worker that the service embeds."""
 
@@ -31,6 +39,7 @@ class Target:
     """How a run is carried out: exactly one is set."""
 
     http: HttpTarget | None = None
+    grpc: GrpcTarget | None = None
     handler: HandlerTarget | None = None
 
 
@@ -175,15 +184,20 @@ def overridden_fields(declared: JobSpec, overrides: JobOverrides) -> list[str]:
 
 def route_of(service: str, spec: JobSpec) -> str:
     """Where its runs can be carried out, as workers name it."""
-    return "http" if spec.target.http is not None else f"handler/{service}/{spec.job}"
+    if spec.target.http is not None:
+        return "http"
+    return "grpc" if spec.target.grpc is not None else f"handler/{service}/{spec.job}"
 
 
 def endpoint_of(spec: JobSpec, base_url: str) -> str:
-    """The absolute URL of an http target; empty for a handler."""
-    if spec.target.http is None:
-        return ""
-    endpoint = spec.target.http.endpoint
-    return base_url.rstrip("/") + endpoint if is_relative(endpoint) else endpoint
+    """Where a worker finds the target: an absolute URL, whose scheme for gRPC is `grpc`, or `grpcs` for TLS; empty for
+    a handler."""
+    http, grpc = spec.target.http, spec.target.grpc
+    if http is not None:
+        return base_url.rstrip("/") + http.endpoint if is_relative(http.endpoint) else http.endpoint
+    if grpc is not None:
+        return f"{'grpcs' if grpc.tls else 'grpc'}://{grpc.address}"
+    return ""
 
 
 def _texts(spec: JobSpec) -> dict[str, str]:

@@ -90,8 +90,13 @@ def check_policies(policies: Policies, path: str, wrong: Violations) -> None:
 def _check_target(target: Target, path: str, wrong: Violations) -> None:
     if target.http is not None:
         fields.check_endpoint(target.http.endpoint, f"{path}.http.endpoint", wrong)
+    elif target.grpc is not None:
+        fields.check_address(target.grpc.address, f"{path}.grpc.address", wrong)
     elif target.handler is None:
-        wrong.add(path, "it is missing; set `http` with an endpoint, or `handler` for a function in a worker")
+        wrong.add(
+            path,
+            "it is missing; set `http` with an endpoint, `grpc` with an address, or `handler` for a worker's function",
+        )
 
 
 def _check_phase(phase: timedelta, cron: str | None, path: str, wrong: Violations) -> None:

@@ -26,9 +26,9 @@ class End:
     """The run ends with this attempt."""
 
 
-# Trying again changes nothing: the payload stays what it is, and a result that cannot be recorded was not the fault
-# of the moment.
-_FINAL_CODES = frozenset({"BAD_PAYLOAD", "BAD_RESULT"})
+# Trying again changes nothing: the payload stays what it is, a result that cannot be recorded was not the fault of the
+# moment, and a gRPC service that finds the request invalid, or has no such method, means it.
+_FINAL_CODES = frozenset({"BAD_PAYLOAD", "BAD_RESULT", "GRPC_REFUSED"})
 
 
 def decide(policy: RetryPolicy, attempt: int, error_code: str) -> Retry | End:

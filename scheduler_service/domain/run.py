@@ -13,6 +13,7 @@ from scheduler_service.domain.errors import InvalidInput, Violation
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
 _VARIANT = 0b10 << 62
 _LOW_62 = (1 << 62) - 1
 
@@ -47,15 +48,15 @@ class TriggerSource(StrEnum):
 def scheduled_run_id(schedule_id: int, instant: datetime) -> UUID:
     """The id of the run for an occurrence: a UUIDv8 of the nominal instant's milliseconds, then a hash of schedule
     and instant, so that the same occurrence has the same id on every replica."""
-    key = b"%d@%d" % (schedule_id, (instant - EPOCH) // timedelta(microseconds=1))
-    digest = int.from_bytes(hashlib.blake2b(key, digest_size=10).digest(), "big")
-    return _uuid(instant, version=8, high=digest >> 68, low=digest & _LOW_62)
+    microseconds = (instant - EPOCH) // _MICROSECOND
+    digest = int.from_bytes(hashlib.blake2b(b"%d@%d" % (schedule_id, microseconds), digest_size=10).digest(), "big")
+    return _uuid(microseconds // 1000, version=8, high=digest >> 68, low=digest & _LOW_62)
 
 
 def new_run_id(now: datetime) -> UUID:
     """The id of a run that no schedule owes: a UUIDv7 of the database's `now`."""
     random = secrets.randbits(74)
-    return _uuid(now, version=7, high=random >> 62, low=random & _LOW_62)
+    return _uuid((now - EPOCH) // _MILLISECOND, version=7, high=random >> 62, low=random & _LOW_62)
 
 
 def id_floor(instant: datetime) -> UUID:
@@ -79,6 +80,5 @@ def parse_run_name(name: str, field: str = "name") -> UUID:
     raise InvalidInput(Violation(field, f"{shown} is not of the form runs/{{run}}, where the run's id is a UUID"))
 
 
-def _uuid(instant: datetime, *, version: int, high: int, low: int) -> UUID:
-    milliseconds = (instant - EPOCH) // _MILLISECOND
+def _uuid(milliseconds: int, *, version: int, high: int, low: int) -> UUID:
     return UUID(int=milliseconds << 80 | version << 76 | high << 64 | _VARIANT | low)

@@ -23,6 +23,8 @@ from scheduler_service.domain.timing import (
     settle,
 )
 
+_NONE = timedelta()
+
 LIMIT = 100
 """Runs of one schedule that one settlement makes; what is left is due at once."""
 
@@ -79,8 +81,7 @@ def decide(standing: Standing, now: datetime, oldest: datetime) -> Decision:
         return _moved_on(standing, timing, max(since, now))
     # Lateness counts from when an occurrence was to start, so that a jitter of minutes is not taken for an outage.
     started_until = now - _offset(standing, timing, next_occurrence(timing, since)) if standing.jitter else now
-    window = max(min(standing.window, started_until - oldest), timedelta())
-    settlement = _settlement(timing, since, started_until, standing.catch_up, window)
+    settlement = _settlement(timing, since, started_until, standing.catch_up, standing.window, oldest)
     runs = tuple(_owed(standing, timing, due) for due in settlement.due)
     following = _start(standing, timing, settlement.next)
     return Decision(runs, settlement.missed, settlement.settled_to, following)
@@ -108,8 +109,11 @@ def first_start(standing: Standing, after: datetime) -> datetime | None:
 
 
 @lru_cache(maxsize=4_096)
-def _settlement(timing: Timing, since: datetime, until: datetime, catch_up: CatchUp, window: timedelta) -> Settlement:
+def _settlement(
+    timing: Timing, since: datetime, until: datetime, catch_up: CatchUp, longest: timedelta, oldest: datetime
+) -> Settlement:
     """Remembered, because those that share a timing come due at the same instant, in the same batch."""
+    window = max(min(longest, until - oldest), timedelta())
     return settle(timing, since, until, catch_up=catch_up, window=window, limit=LIMIT)
 
 
@@ -133,16 +137,16 @@ def _start(standing: Standing, timing: Timing, occurrence: Occurrence | None) ->
 
 def _offset(standing: Standing, timing: Timing, occurrence: Occurrence | None) -> timedelta:
     if not standing.jitter or occurrence is None:
-        return timedelta()
+        return _NONE
     following = next_occurrence(timing, occurrence.instant)
     return jitter_offset(str(standing.schedule_id), standing.jitter, occurrence, following)
 
 
 def _timing(standing: Standing) -> Timing:
-    return Timing.of(
-        standing.cron,
-        standing.time_zone,
-        _GAPS[standing.gap],
-        _REPEATS[standing.repeat],
-        standing.phase,
-    )
+    return _timing_of(standing.cron, standing.time_zone, standing.gap, standing.repeat, standing.phase)
+
+
+# Asked for every run: by words, because an enum's hash is a call of Python's.
+@lru_cache(maxsize=32_768)
+def _timing_of(cron: str, time_zone: str, gap: str, repeat: str, phase: timedelta) -> Timing:
+    return Timing.of(cron, time_zone, _GAPS[gap], _REPEATS[repeat], phase)

@@ -10,8 +10,9 @@ from scheduler_service.loops.completer import CompleterLoop
 from scheduler_service.loops.housekeeper import Housekeeper
 from scheduler_service.loops.loop import Connection, Health, Loop
 from scheduler_service.loops.notifier import Listener, Teller
-from scheduler_service.loops.ticker import Ticker
+from scheduler_service.loops.ticker import SecondTicker, Ticker
 from scheduler_service.store.database import Database
+from scheduler_service.usecases.backlog import Backlog
 from scheduler_service.usecases.complete import Completer
 from scheduler_service.usecases.dispatch import Dispatcher
 from scheduler_service.usecases.sessions import Sessions
@@ -26,9 +27,12 @@ class Engine:
         self, database: Database, sessions: Sessions, wakeups: Wakeups, replica: str, listen_url: str = ""
     ) -> None:
         self.replica = replica
+        self.backlog = Backlog()
         self.completer = Completer(wakeups)
         self.dispatcher = Dispatcher(sessions, wakeups)
-        self._ticker = Ticker(database.hot_connection, self.dispatcher, wakeups)
+        self._second_ticker = SecondTicker(database.hot_connection, self.dispatcher, wakeups)
+        self.ticks = self._second_ticker.totals
+        self._ticker = Ticker(database.hot_connection, self.dispatcher, wakeups, self._second_ticker)
         sessions.on_credit = self._ticker.wakeup.set
         teller = Teller(database.hot_connection, wakeups)
 
@@ -39,12 +43,12 @@ class Engine:
         self._others: list[Loop] = [
             teller,
             Listener(connect_directly, wakeups, teller),
-            Housekeeper(database.hot_connection),
+            Housekeeper(database.hot_connection, self.backlog),
         ]
 
     @property
     def loops(self) -> tuple[Loop, ...]:
-        return (self._ticker, self._completing, *self._others)
+        return (self._ticker, self._second_ticker, self._completing, *self._others)
 
     async def start(self) -> None:
         """Starts every loop. A database that is away keeps none of them from starting."""
@@ -53,7 +57,7 @@ class Engine:
 
     async def stop_handing_out(self) -> None:
         """Stops ticking and claiming: the first thing to do when this replica goes. Results are still taken."""
-        await self._ticker.stop()
+        await asyncio.gather(self._ticker.stop(), self._second_ticker.stop())
 
     async def drain(self, *, within: float = 10.0) -> None:
         """Ends the loops: what makes work first, completion last, once all that was reported is committed."""

@@ -1,23 +1,25 @@
-"""The loop that keeps house: partitions, statistics, and what has grown old."""
+"""The loop that keeps house: partitions, statistics, what has grown old, and a count of what waits."""
 
 from __future__ import annotations
 
 from time import monotonic
 
 from scheduler_service.loops.loop import Connect, Connection, Loop
+from scheduler_service.usecases.backlog import Backlog
 from scheduler_service.usecases.housekeeping import Housekeeping
 from scheduler_service.usecases.wakeups import Wakeup
 
 
 class Housekeeper(Loop):
-    """Does each chore when it is due."""
+    """Does each chore when it is due. The backlog first: operators want it most while a chore fails."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, backlog: Backlog) -> None:
         super().__init__("housekeeper", Wakeup(), connect)
+        self._backlog = backlog
         self._housekeeping = Housekeeping()
 
     async def step(self, connection: Connection) -> bool:
-        return await self._housekeeping.step(connection, monotonic())
+        return await self._backlog.step(connection) or await self._housekeeping.step(connection, monotonic())
 
     def seconds_to_next(self) -> float:
-        return max(0.0, self._housekeeping.next_at() - monotonic())
+        return min(self._backlog.seconds_to_next(), max(0.0, self._housekeeping.next_at() - monotonic()))

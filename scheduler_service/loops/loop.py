@@ -58,17 +58,18 @@ class HotConnection:
 
 
 class Loop(ABC):
-    """A loop around `step`, as a task of its own. `wakeup` ends its wait early."""
+    """A loop around `step`, as a task of its own. `wakeup` ends its wait early. `failures`: steps that failed."""
 
     def __init__(self, name: str, wakeup: Wakeup, connect: Connect) -> None:
         self.name = name
+        self.failures = 0
         self.wakeup = wakeup
         self._hot = HotConnection(connect)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._succeeded_at: float | None = None
         self._error: str | None = None
-        self._failures = 0
+        self._failures_in_a_row = 0
 
     @abstractmethod
     async def step(self, connection: Connection) -> bool:
@@ -117,7 +118,7 @@ class Loop(ABC):
         if self._error is not None:
             _log.info("the loop works again", loop=self.name)
         self._error = None
-        self._failures = 0
+        self._failures_in_a_row = 0
 
     async def _get_over(self, error: Exception) -> None:
         """Says what happened, once, and waits longer after each failure."""
@@ -126,8 +127,9 @@ class Loop(ABC):
             away = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
             _log.error("the loop failed and tries again", loop=self.name, error=said, exc_info=not away)
         self._error = said
-        longest = min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2 ** min(self._failures, 10))
-        self._failures += 1
+        longest = min(_LONGEST_BACKOFF, _SHORTEST_BACKOFF * 2 ** min(self._failures_in_a_row, 10))
+        self._failures_in_a_row += 1
+        self.failures += 1
         if not self._stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), longest * random.uniform(0.5, 1))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from scheduler_service.loops.loop import Connect, Connection, Loop
-from scheduler_service.usecases.reap import Cancels, Reaper
+from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 
 class ReaperLoop(Loop):
-    """Looks each second, and at once when a run in a worker's hands is asked to stop."""
+    """Looks each second, and at once when a run in a worker's hands is asked to stop. `total`: all that it did."""
 
     def __init__(self, connect: Connect, reaper: Reaper, cancels: Cancels, wakeups: Wakeups) -> None:
         super().__init__("reaper", wakeups.listen(Topic.CANCELS), connect)
+        self.total = Reaped()
         self._reaper = reaper
         self._cancels = cancels
 
     async def step(self, connection: Connection) -> bool:
         told = await self._cancels.step(connection)
-        return bool(await self._reaper.step(connection)) or told
+        reaped = await self._reaper.step(connection)
+        self.total += reaped
+        return bool(reaped) or told

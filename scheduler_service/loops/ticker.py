@@ -1,29 +1,45 @@
-"""The loop that ticks and dispatches.
+"""The loops that make due schedules into runs.
 
-One loop for both, because both use the one hot connection, and because what a tick leaves pending is what dispatch
-hands out next: a second loop would only wait for the first. It sleeps until the earliest schedule, or the earliest
-pending run that waits for its time, is due.
+The ticker dispatches as well, because what a tick leaves pending is what dispatch hands out next. It sleeps until the
+earliest schedule, or the earliest pending run that waits for its time, is due. While more is due than one batch, a
+second one ticks beside it, so that PostgreSQL writes one batch while the next is decided here.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
 from scheduler_service.loops.loop import POLL, Connect, Connection, Loop
 from scheduler_service.usecases.dispatch import Dispatcher
 from scheduler_service.usecases.tick import Ticked, seconds_to_next, tick
-from scheduler_service.usecases.wakeups import Topic, Wakeups
+from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 # What is due and was not taken is locked by another replica, which settles it, or dies and lets go of it.
 _LOCKED = 0.05
 
 
+@dataclass(slots=True)
+class TickTotals:
+    """What the ticks of a replica did, all in all: runs made, and occurrences skipped."""
+
+    ticks: int = 0
+    runs: int = 0
+    skipped: int = 0
+
+    def add(self, ticked: Ticked) -> None:
+        self.ticks += 1
+        self.runs += ticked.made.live
+        self.skipped += ticked.made.skipped
+
+
 class Ticker(Loop):
     """Makes due schedules into runs, and hands pending runs to the sessions of this replica."""
 
-    def __init__(self, connect: Connect, dispatcher: Dispatcher, wakeups: Wakeups) -> None:
+    def __init__(self, connect: Connect, dispatcher: Dispatcher, wakeups: Wakeups, second: SecondTicker) -> None:
         super().__init__("ticker", wakeups.listen(Topic.SCHEDULES, Topic.PENDING), connect)
+        self._second = second
         self._dispatcher = dispatcher
         self._wakeups = wakeups
         self._schedules = wakeups.listen(Topic.SCHEDULES)
@@ -58,15 +74,10 @@ class Ticker(Loop):
         return handed
 
     async def _tick(self, connection: Connection) -> int:
-        seats = self._dispatcher.seats()
-        claims = {}
-        try:
-            ticked = await tick(connection, seats)
-            claims = ticked.made.claimed
-        finally:
-            self._dispatcher.hand_over(seats, claims)
-        self._tell(ticked)
+        ticked = await _tick_and_hand_over(connection, self._dispatcher, self._wakeups)
+        self._second.totals.add(ticked)
         if ticked.full:
+            self._second.help()
             return ticked.schedules
         await self._ask(connection)
         if self._tick_at <= monotonic() and not ticked.schedules:
@@ -79,8 +90,47 @@ class Ticker(Loop):
         self._ask_at = monotonic() + POLL
         self._tick_at = inf if seconds is None else monotonic() + seconds
 
-    def _tell(self, ticked: Ticked) -> None:
-        if ticked.pending:
-            self._wakeups.wake(Topic.PENDING)
-        if ticked.schedules:
-            self._wakeups.wake(Topic.RUNS)
+
+class SecondTicker(Loop):
+    """Ticks while batches are full, once it is asked to help. SKIP LOCKED keeps the two out of each other's way.
+
+    `totals`: what both did.
+    """
+
+    def __init__(self, connect: Connect, dispatcher: Dispatcher, wakeups: Wakeups) -> None:
+        super().__init__("second ticker", Wakeup(), connect)
+        self._dispatcher = dispatcher
+        self._wakeups = wakeups
+        self._needed = False
+        self.totals = TickTotals()
+
+    def help(self) -> None:
+        """More is due than one batch."""
+        self._needed = True
+        self.wakeup.set()
+
+    async def step(self, connection: Connection) -> bool:
+        if not self._needed:
+            return False
+        ticked = await _tick_and_hand_over(connection, self._dispatcher, self._wakeups)
+        self.totals.add(ticked)
+        self._needed = ticked.full
+        return ticked.full
+
+
+async def _tick_and_hand_over(connection: Connection, dispatcher: Dispatcher, wakeups: Wakeups) -> Ticked:
+    """One tick; its runs go to the sessions that have a seat for them once it is committed."""
+    seats = dispatcher.seats()
+    claims = {}
+    try:
+        ticked = await tick(connection, seats)
+        claims = ticked.made.claimed
+    finally:
+        dispatcher.hand_over(seats, claims)
+    if ticked.pending:
+        # At once: a tick that has begun meanwhile must not go on seating runs before those that wait.
+        dispatcher.look_again()
+        wakeups.wake(Topic.PENDING)
+    if ticked.schedules:
+        wakeups.wake(Topic.RUNS)
+    return ticked

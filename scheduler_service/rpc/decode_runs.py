@@ -20,7 +20,7 @@ from scheduler_service.domain.names import JobName, ScheduleName, check_tenant, 
 from scheduler_service.domain.run import parse_run_name
 from scheduler_service.domain.run_filter import RunFilter
 from scheduler_service.rpc.encode_runs import STATES, TRIGGERS
-from scheduler_service.rpc.structs import from_struct
+from scheduler_service.rpc.structs import read_struct
 from scheduler_service.usecases.trigger import TriggerRequest
 
 E = TypeVar("E", bound=StrEnum)
@@ -63,9 +63,12 @@ def watch_target(request: run_service_pb2.WatchRunsRequest) -> JobName | Schedul
 
 
 def trigger_request(request: job_service_pb2.TriggerJobRequest) -> TriggerRequest:
+    wrong = Violations()
+    payload = read_struct(request.payload, "payload", wrong)
+    wrong.refuse_if_any()
     return TriggerRequest(
         job=JobName.parse(request.name),
-        payload=from_struct(request.payload),
+        payload=payload,
         tenants=list(request.tenants),
         labels=dict(request.labels),
         test=request.test,

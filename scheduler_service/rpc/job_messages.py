@@ -6,6 +6,7 @@ from carillon.v1 import job_pb2, registry_service_pb2
 
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.job import (
+    GrpcTarget,
     HandlerTarget,
     HttpTarget,
     Job,
@@ -19,7 +20,7 @@ from scheduler_service.domain.job import (
 )
 from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
-from scheduler_service.rpc.structs import from_struct, to_struct
+from scheduler_service.rpc.structs import read_struct, to_struct
 from scheduler_service.rpc.values import (
     read_duration,
     read_enum,
@@ -43,7 +44,7 @@ def read_overrides(message: job_pb2.JobOverrides, path: str, wrong: Violations) 
     return JobOverrides(
         timing=read_timing(message.timing, f"{path}.timing", wrong),
         policies=_read_policies(message.policies, f"{path}.policies", wrong),
-        config=from_struct(message.config),
+        config=read_struct(message.config, f"{path}.config", wrong),
     )
 
 
@@ -103,7 +104,7 @@ def _read_spec(message: job_pb2.JobSpec, path: str, wrong: Violations) -> JobSpe
         target=_read_target(message.target),
         timing=read_timing(message.timing, f"{path}.timing", wrong),
         policies=_read_policies(message.policies, f"{path}.policies", wrong),
-        config=from_struct(message.config),
+        config=read_struct(message.config, f"{path}.config", wrong),
         tenant_schedules=message.tenant_schedules,
     )
 
@@ -111,6 +112,8 @@ def _read_spec(message: job_pb2.JobSpec, path: str, wrong: Violations) -> JobSpe
 def _read_target(message: job_pb2.Target) -> Target:
     if message.HasField("http"):
         return Target(http=HttpTarget(message.http.endpoint))
+    if message.HasField("grpc"):
+        return Target(grpc=GrpcTarget(message.grpc.address, message.grpc.tls))
     return Target(handler=HandlerTarget() if message.HasField("handler") else None)
 
 
@@ -153,6 +156,8 @@ def _write_overrides(overrides: JobOverrides) -> job_pb2.JobOverrides:
 def _write_target(target: Target) -> job_pb2.Target:
     if target.http is not None:
         return job_pb2.Target(http=job_pb2.HttpTarget(endpoint=target.http.endpoint))
+    if target.grpc is not None:
+        return job_pb2.Target(grpc=job_pb2.GrpcTarget(address=target.grpc.address, tls=target.grpc.tls))
     return job_pb2.Target(handler=job_pb2.HandlerTarget() if target.handler is not None else None)
 
 

@@ -7,7 +7,7 @@ from carillon.v1 import schedule_pb2
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.schedule import Schedule, ScheduleSpec
 from scheduler_service.rpc.job_messages import read_timing, write_timing
-from scheduler_service.rpc.structs import from_struct, to_struct
+from scheduler_service.rpc.structs import read_struct, to_struct
 from scheduler_service.rpc.values import write_time
 
 
@@ -16,7 +16,7 @@ def read_schedule(message: schedule_pb2.Schedule, wrong: Violations) -> Schedule
     return ScheduleSpec(
         timing=read_timing(message.timing, "schedule.timing", wrong),
         enabled=message.enabled,
-        config=from_struct(message.config),
+        config=read_struct(message.config, "schedule.config", wrong),
         labels=dict(message.labels),
     )
 

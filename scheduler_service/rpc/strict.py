@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from scheduler_service.domain.errors import InvalidInput, Violation
@@ -39,8 +40,9 @@ def _unknown(message: Message, path: str) -> Iterator[Violation]:
 
 
 def _parts(field: FieldDescriptor, value: Any) -> Iterator[tuple[str, Message]]:
-    """The messages inside a field's value, each with its place."""
-    if field.message_type is None:
+    """The messages inside a field's value, each with its place. A Struct is the same in every version, and to walk
+    through a large one in Python would keep every other call waiting."""
+    if field.message_type is None or field.message_type is Struct.DESCRIPTOR:
         return
     if field.message_type.GetOptions().map_entry:
         if field.message_type.fields_by_name["value"].message_type is not None:

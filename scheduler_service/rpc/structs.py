@@ -11,7 +11,11 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
+from scheduler_service.domain.fields import MAX_JSON_BYTES, Violations
+
 _EXACT = 2**53
+# A Struct takes up to five and a half times the bytes of its JSON: a digit and a comma become eleven.
+_LARGEST = 6 * MAX_JSON_BYTES
 
 
 def to_struct(document: Mapping[str, Any]) -> Struct:
@@ -19,6 +23,15 @@ def to_struct(document: Mapping[str, Any]) -> Struct:
     struct = Struct()
     struct.update({key: _exact(value) for key, value in document.items()})
     return struct
+
+
+def read_struct(struct: Struct, path: str, wrong: Violations) -> dict[str, Any]:
+    """The JSON object of a Struct from a request. One that is far too large is not read at all, which would keep every
+    other call waiting; whether the rest is sound is the domain's to say."""
+    if (size := struct.ByteSize()) > _LARGEST:
+        wrong.add(path, f"it has {size:,} bytes; at most {MAX_JSON_BYTES:,} (256 KiB) of JSON are allowed")
+        return {}
+    return from_struct(struct)
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:

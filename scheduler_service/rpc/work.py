@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 from carillon.v1 import worker_service_pb2, worker_service_pb2_grpc
 
-from scheduler_service.domain.access import Principal
+from scheduler_service.domain.access import Action, Principal, require
 from scheduler_service.domain.attempt import ItemResult, Result
 from scheduler_service.domain.errors import Unavailable
 from scheduler_service.rpc import work_decode
@@ -84,6 +84,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         if self._draining:
             raise Unavailable("this replica is going; connect to another one")
         principal = self._caller()
+        require(principal, Action.WORK)
         first = await self._first_message(request_iterator)
         if first is None:
             return
@@ -170,7 +171,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             results = work_decode.results_of(request.results.results, session.session_id)
             self._results.submit(results, session)
         elif kind == "items":
-            self._results.submit_items(work_decode.items_of(request.items))
+            self._results.submit_items(work_decode.items_of(request.items, session.session_id))
         elif kind == "starts":
             self._reports.started(session.session_id, work_decode.starts_of(request.starts))
         elif kind == "progress":

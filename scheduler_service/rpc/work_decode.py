@@ -25,13 +25,13 @@ log = structlog.get_logger()
 MAX_CREDIT = 100_000
 _MAX_WORKER = 200
 _MAX_ROUTES = 1_000
-_MAX_HELD_CLAIMS = 1_000_000
+_MAX_HELD_CLAIMS = 100_000
 _MAX_KEY = 256
 _MAX_ERROR_BYTES = 4 * 1024
 _MAX_DETAIL_BYTES = 16 * 1024
 _MAX_COUNT = 10**12  # far above any real number of items, and far below where sums over a batch overflow
 _MAX_SECONDS = 10 * 366 * 86_400
-_ROUTE = re.compile(r"http|handler/[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
+_ROUTE = re.compile(r"http|grpc|handler/[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}")
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _NO_REASON = RunError("HANDLER_ERROR", "the attempt failed, and the worker gave no reason")
 
@@ -54,14 +54,15 @@ class Malformed(InvalidInput):
 
 def hello_of(message: work_pb2.Hello) -> Hello:
     """Errors: Malformed."""
-    if len(message.session_id) != 16:
-        raise Malformed("hello.session_id", f"has {len(message.session_id)} bytes; send 16 random bytes")
+    if len(message.session_id) != 16 or not any(message.session_id):
+        raise Malformed("hello.session_id", f"is {message.session_id.hex()!r}; send 16 random bytes")
     if not 1 <= len(message.routes) <= _MAX_ROUTES:
         raise Malformed("hello.routes", f"lists {len(message.routes)} routes; send between 1 and {_MAX_ROUTES:,}")
     for index, route in enumerate(message.routes):
         if not _ROUTE.fullmatch(route):
             raise Malformed(
-                f"hello.routes[{index}]", f"is {route[:200]!r}; a route is `http` or `handler/{{service}}/{{job}}`"
+                f"hello.routes[{index}]",
+                f"is {route[:200]!r}; a route is `http`, `grpc` or `handler/{{service}}/{{job}}`",
             )
     if not 1 <= len(message.worker) <= _MAX_WORKER or "\0" in message.worker:
         raise Malformed("hello.worker", f"must be 1 to {_MAX_WORKER} characters, without NUL")
@@ -102,7 +103,7 @@ def _progress(progress: run_pb2.Progress) -> tuple[int, int, str]:
     return max(progress.done, 0), max(progress.total, 0), _cut(progress.message, _MAX_ERROR_BYTES)
 
 
-def items_of(message: work_pb2.ItemResults) -> list[ItemResult]:
+def items_of(message: work_pb2.ItemResults, session_id: UUID) -> list[ItemResult]:
     """Items whose key cannot be kept are left out, with a warning. Errors: Malformed."""
     items = []
     for item in message.results:
@@ -111,7 +112,7 @@ def items_of(message: work_pb2.ItemResults) -> list[ItemResult]:
             log.warning("item left out: its key must be 1 to 256 characters, without NUL", run=str(ref.run_id))
             continue
         error = "" if item.succeeded else _cut(item.error, _MAX_ERROR_BYTES)
-        items.append(ItemResult(ref, item.key, item.succeeded, error))
+        items.append(ItemResult(ref, session_id, item.key, item.succeeded, error))
     return items
 
 

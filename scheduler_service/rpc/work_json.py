@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+from scheduler_service.domain.fields import left_out
+
 MAX_BYTES = 64 * 1024
 _MAX_NUMBER = 400  # characters, and powers of ten: beyond, numeric overflows before a double's range is any help
 
@@ -17,12 +19,22 @@ def problem_of(name: str, text: str) -> str | None:
     # A character is at most four bytes, so most texts need not be encoded to be measured.
     if len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES:
         return f"{name} is larger than 64 KiB"
+    longer = 0
+
+    def number(digits: str) -> float:
+        nonlocal longer
+        value = _number(digits)
+        longer += left_out(digits)
+        return value
+
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_number)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=number)
         if not isinstance(value, dict):
             return f"{name} is not a JSON object"
         if "\\u" in text:
             _check_texts(value)
+        if longer > 0 and len(text.encode()) + longer > MAX_BYTES:
+            return f"{name} is larger than 64 KiB once its numbers are written out, as they are stored"
     except RecursionError:
         return f"{name} is nested too deeply"
     except ValueError as error:

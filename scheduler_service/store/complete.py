@@ -91,6 +91,7 @@ _LOCK: LiteralString = f"""
 with {_HELD}
 select l.run_id, l.attempt, l.claim_id, l.max_attempts, l.retry_delay, l.cancel_requested_at is not null
 from {_RESULTS} join held h on h.session_id = r.session_id join carillon.live_runs l on {_IS_THAT_ATTEMPT}
+order by l.run_id
 for update of l"""
 
 # The attempt is recorded from the row as it was: the statement's snapshot, of rows that are locked already.
@@ -212,15 +213,14 @@ async def _unmatched(
 
 
 def _parameters(results: Sequence[Result], now: datetime | None) -> dict[str, Any]:
-    sessions = {each.session_id: str(each.session_id) for each in results}
     counts = [each.items for each in results] if any(each.items for each in results) else []
     return {
         "now": now,
-        "sessions": arrays.plain(sessions.values()),
-        "run_ids": arrays.plain(each.ref.run_id for each in results),
+        "sessions": arrays.uuids({each.session_id for each in results}),
+        "run_ids": arrays.uuids(each.ref.run_id for each in results),
         "attempts": arrays.plain(each.ref.attempt for each in results),
         "claim_ids": arrays.plain(each.ref.claim_id for each in results),
-        "of_sessions": arrays.plain(sessions[each.session_id] for each in results),
+        "of_sessions": arrays.uuids(each.session_id for each in results),
         "completed": arrays.plain(each.outcome == "COMPLETED" for each in results),
         "durations": arrays.plain(each.duration for each in results),
         "delays": "{}",

@@ -22,21 +22,41 @@ from scheduler_service.domain.access import Principal
 # times as much; on the engine's statements these plans are never right.
 _HOT_OPTIONS = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 _CONNECT_SECONDS = 5
+# A replica that freezes in a transaction, or whose host is gone, must not keep its row locks: what is locked is passed
+# over by everyone else. The first group is the server's side of a connection, the second the client's.
+_LIMITS = (
+    " -c idle_in_transaction_session_timeout=15s -c statement_timeout=60s"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000"
+)
+_KEEPALIVE: dict[str, int] = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 _ACT_FOR = text(
     "select set_config('carillon.kind', :kind, true), set_config('carillon.service', :service, true),"
     " set_config('carillon.tenant', :tenant, true), set_config('carillon.principal', :principal, true),"
     " clock_timestamp()"
 )
+_NOW = text("select clock_timestamp()")
 
 
 class Transaction:
-    """One transaction of the API's role: a SQLAlchemy connection, for whom it acts, and the database's now."""
+    """One transaction of the API's role: a SQLAlchemy connection, for whom it acts, and the database's now, as it was
+    when the transaction began or `look_at_clock` was called."""
 
     def __init__(self, connection: AsyncConnection, principal: Principal, now: datetime) -> None:
         self.connection = connection
         self.principal = principal
         self.now = now
+
+    async def look_at_clock(self) -> None:
+        """Takes `now` again. For those who have waited for a lock: others may have acted later than `now` meanwhile,
+        and what counts from it would count from before them."""
+        self.now = (await self.connection.execute(_NOW)).scalar_one()
 
 
 class Database:
@@ -74,8 +94,8 @@ class Database:
             self._engine_url,
             autocommit=True,
             prepare_threshold=1,
-            connect_timeout=_CONNECT_SECONDS,
-            options=_HOT_OPTIONS,
+            options=_HOT_OPTIONS + _LIMITS,
+            **_KEEPALIVE,
         )
 
     async def close(self) -> None:
@@ -90,6 +110,6 @@ def _pool(url: str, size: int) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": _CONNECT_SECONDS},
+        connect_args={"options": _LIMITS.strip(), **_KEEPALIVE},
         hide_parameters=True,
     )

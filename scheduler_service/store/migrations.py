@@ -34,6 +34,10 @@ class Login:
     group: str
     url: str
 
+    @property
+    def user(self) -> str:
+        return make_url(self.url).username or ""
+
 
 def expected_version() -> int:
     """The number of the newest migration file that this code comes with."""

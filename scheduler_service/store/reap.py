@@ -27,9 +27,18 @@ from carillon.live_runs r
 
 _OF_SESSIONS = _HELD + "where r.session_id = any(%(session_ids)s) order by r.run_id for update"
 
+# Session by session, each by the index on what it holds: joined at once, every run would be compared with each session.
 _NOT_LISTED = f"""{_HELD}
-join unnest(%(session_ids)s::uuid[], %(before)s::timestamptz[]) b(session_id, before) on b.session_id = r.session_id
-where r.claimed_at < b.before and r.claim_id <> all(%(claims)s::bigint[])
+join (
+  select x.run_id, x.claim_id
+  from unnest(%(session_ids)s::uuid[], %(before)s::timestamptz[]) b(session_id, before)
+  cross join lateral (
+    select l.run_id, l.claim_id, l.session_id from carillon.live_runs l
+    where l.session_id = b.session_id and l.claimed_at < b.before
+    offset 0
+  ) x
+  where (x.session_id, x.claim_id) not in (select * from unnest(%(listed_by)s::uuid[], %(claims)s::bigint[]))
+) c on c.run_id = r.run_id and c.claim_id = r.claim_id
 order by r.run_id for update of r
 """
 
@@ -134,6 +143,7 @@ async def held_unknown_to_their_sessions(connection: Connection, lists: Sequence
         _NOT_LISTED,
         session_ids=[one.session_id for one in lists],
         before=[one.before for one in lists],
+        listed_by=[one.session_id for one in lists for _ in one.claims],
         claims=[claim for one in lists for claim in one.claims],
     )
 

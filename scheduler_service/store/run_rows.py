@@ -34,19 +34,26 @@ ENDED_COLUMNS = """
   r.error, r.cancel_requested_at, null::jsonb as progress"""
 
 
-def with_names(runs: str) -> str:
-    """A statement of everything a Run holds, newest first, around one that selects the columns above."""
+def with_names(runs: str, *, payload: str = "r.payload") -> str:
+    """A statement of everything a Run holds, newest first, around one that selects the columns above.
+
+    Documents become text at the very end, row by row, so that those of rows which nobody fetches are never unpacked.
+    """
     return f"""
-select r.run_id, j.service, j.job, r.tenant_id, coalesce(s.schedule, '') as schedule,
+select r.run_id, r.service, r.job, r.tenant_id, coalesce(r.schedule, '') as schedule,
   coalesce(r.revision, 0) as revision, r.state, r.trigger::text as trigger, r.scheduled_for, r.scheduled_local,
   coalesce(r.time_zone, '') as time_zone, r.run_after, r.created_at, r.started_at, r.finished_at, r.duration,
-  r.triggered_by, r.origin, r.labels, r.payload::text as payload, r.attempt, r.max_attempts,
-  coalesce(w.worker, r.worker) as worker, r.items_processed, r.items_succeeded, r.items_failed,
+  r.triggered_by, r.origin, r.labels, {payload}::text as payload, r.attempt, r.max_attempts,
+  coalesce(r.session_worker, r.worker) as worker, r.items_processed, r.items_succeeded, r.items_failed,
   r.metrics::text as metrics, r.metadata::text as metadata, r.error, r.cancel_requested_at, r.progress
-from ({runs}) r
-  join carillon.jobs j on j.job_id = r.job_id
-  left join carillon.schedules s on s.schedule_id = r.schedule_id
-  left join carillon.sessions w on w.session_id = r.session_id
+from (
+  select r.*, j.service, j.job, s.schedule, w.worker as session_worker
+  from ({runs}) r
+    join carillon.jobs j on j.job_id = r.job_id
+    left join carillon.schedules s on s.schedule_id = r.schedule_id
+    left join carillon.sessions w on w.session_id = r.session_id
+  order by r.run_id desc offset 0
+) r
 order by r.run_id desc"""
 
 

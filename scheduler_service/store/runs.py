@@ -27,6 +27,7 @@ from scheduler_service.store.run_rows import (
 
 # A gRPC client accepts messages of 4 MiB unless told otherwise.
 _MAX_PAGE_BYTES = 3_500_000
+_ROWS_AT_A_TIME = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,15 @@ async def get_run(tx: Transaction, run_id: UUID) -> Run | None:
     return run_of(row) if row is not None else None
 
 
-async def get_runs(tx: Transaction, run_ids: Iterable[UUID]) -> dict[UUID, Run]:
-    """Those of these runs that are there and the caller's. Touches their partitions only."""
+async def get_runs(tx: Transaction, run_ids: Iterable[UUID], *, with_payloads: bool = True) -> dict[UUID, Run]:
+    """Those of these runs that are there and the caller's, if need be with empty payloads. Touches their partitions
+    only."""
     mine = all_of(visible_to(tx.principal))
     wanted = "unnest(cast(:run_ids as uuid[])) as wanted (run_id)"
     statement = with_names(
         f"select {LIVE_COLUMNS} from {wanted} join carillon.live_runs r using (run_id) where {mine}"
-        f" union all select {ENDED_COLUMNS} from {wanted} join carillon.runs r using (run_id) where {mine}"
+        f" union all select {ENDED_COLUMNS} from {wanted} join carillon.runs r using (run_id) where {mine}",
+        payload="r.payload" if with_payloads else "'{}'",
     )
     rows = await tx.connection.execute(text(statement), {"run_ids": list(run_ids)})
     return {row.run_id: run_of(row) for row in rows}
@@ -79,15 +82,17 @@ async def list_runs(
     """The newest runs that match, older than `before`; `job_ids` None means of any job. A page ends early rather
     than grow beyond what a client accepts."""
     statement, values = _list_statement(tx, wanted, job_ids, before)
-    rows = (await tx.connection.execute(text(statement), values | {"limit": limit + 1})).all()
     runs: list[Run] = []
     room = _MAX_PAGE_BYTES
-    for row in rows[:limit]:
-        room -= size_of(row)
-        if runs and room < 0:
-            break
-        runs.append(run_of(row))
-    return RunPage(runs, more=len(rows) > len(runs))
+    # Through a cursor: of what does not fit, the database unpacks nothing and sends little.
+    cautiously = text(statement).execution_options(max_row_buffer=_ROWS_AT_A_TIME)
+    async with tx.connection.stream(cautiously, values | {"limit": limit + 1}) as rows:
+        async for row in rows:
+            room -= size_of(row)
+            if len(runs) == limit or (runs and room < 0):
+                return RunPage(runs, more=True)
+            runs.append(run_of(row))
+    return RunPage(runs, more=False)
 
 
 def _list_statement(

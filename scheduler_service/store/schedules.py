@@ -67,6 +67,13 @@ _OWING = text("""
 select schedule_id from carillon.schedules
 where job_id = any(:job_ids) and next_run_at <= :now + interval '1 hour' and next_run_at - jitter <= :now
 order by schedule_id""")
+_LOCK_DUE_SOON = text("""
+with locked as materialized (
+  select from carillon.schedules
+  where job_id = any(:job_ids) and next_run_at <= :now + interval '5 minutes'
+  order by schedule_id for update
+)
+select count(*) from locked""")
 _JOBS_WITH_OWN = text(
     "select job_id from carillon.schedules where job_id = any(:job_ids) and tenant_id = '-' and schedule = :schedule"
 )
@@ -83,8 +90,8 @@ async def lock_schedule(tx: Transaction, name: ScheduleName) -> Schedule | None:
     return None if row is None else _schedule_of(row)
 
 
-async def lock_following(tx: Transaction, job_ids: Iterable[int]) -> AsyncIterator[Schedule]:
-    """The schedules of these jobs whose timing takes something from the job, locked as they come."""
+async def lock_following(tx: Transaction, job_ids: Iterable[int]) -> AsyncIterator[list[Schedule]]:
+    """The schedules of these jobs whose timing takes something from the job, by the page, locked as they come."""
     wanted, after, full = list(job_ids), 0, True
     while full:
         rows = (
@@ -92,8 +99,7 @@ async def lock_following(tx: Transaction, job_ids: Iterable[int]) -> AsyncIterat
                 _FOLLOWING, {"job_ids": wanted, "fields": _TIMING_FIELDS, "after": after, "limit": _BATCH}
             )
         ).all()
-        for row in rows:
-            yield _schedule_of(row)
+        yield [_schedule_of(row) for row in rows]
         full = len(rows) == _BATCH
         after = rows[-1].schedule_id if rows else after
 
@@ -102,6 +108,12 @@ async def owing(tx: Transaction, job_ids: Iterable[int]) -> list[int]:
     """The schedules of these jobs that owe something up to now, also where it only waits for its jitter."""
     rows = await tx.connection.execute(_OWING, {"job_ids": list(job_ids), "now": tx.now})
     return list(rows.scalars())
+
+
+async def lock_due_soon(tx: Transaction, job_ids: Iterable[int]) -> None:
+    """Locks those schedules of these jobs that are due within 5 minutes, longer than any transaction takes; waits for
+    the ticks that are at them."""
+    await tx.connection.execute(_LOCK_DUE_SOON, {"job_ids": list(job_ids), "now": tx.now})
 
 
 async def jobs_with_own(tx: Transaction, job_ids: Iterable[int]) -> set[int]:

@@ -168,7 +168,7 @@ inserted as (
   {_ONE_PER_SCHEDULE}
   returning run_id
 )
-select run_id, null, null, null, null from inserted"""
+select uuid_send(run_id) from inserted"""
 
 _SETTLE_CLAIMED: LiteralString = f"""
 {_MOVED} {_MISSED}
@@ -185,9 +185,9 @@ inserted as (
   from {_RUNS} {_OF_ITS_SCHEDULE}
   left join held h on h.session_id = r.session_id
   {_ONE_PER_SCHEDULE}
-  returning run_id, session_id, claim_id, payload, labels
+  returning run_id, claim_id, payload, labels
 )
-select run_id, session_id, claim_id, case when claim_id is not null then payload::text end,
+select uuid_send(run_id), claim_id, case when claim_id is not null then payload::text end,
   case when claim_id is not null then labels::text end
 from inserted"""
 
@@ -218,13 +218,15 @@ async def settle(connection: Connection, settled: Sequence[Settled], now: dateti
     seats = {each.seat for each in runs} - {None}
     parameters = _schedule_parameters(settled, now) | _run_parameters(runs) | _gap_parameters(settled)
     if seats:
-        parameters["sessions"] = arrays.plain(seats)
+        parameters["sessions"] = arrays.uuids(seats)
     query = _SETTLE_CLAIMED if seats else _SETTLE_PENDING
     rows = await (await connection.execute(query, parameters, binary=True)).fetchall()
     skipped = 0
     if len(rows) < len(runs):
         live = {row[0] for row in rows}
-        skipped = await _record_skipped(connection, parameters, [each for each in runs if each.run.run_id not in live])
+        skipped = await _record_skipped(
+            connection, parameters, [each for each in runs if each.run.run_id.bytes not in live]
+        )
     return Made(len(rows), skipped, _by_claim(rows, runs) if seats else {})
 
 
@@ -258,13 +260,13 @@ def _schedule_parameters(settled: Sequence[Settled], now: datetime) -> dict[str,
 def _run_parameters(runs: Sequence[_Placed]) -> dict[str, Any]:
     return {
         "places": arrays.plain(each.place for each in runs),
-        "run_ids": arrays.plain(each.run.run_id for each in runs),
+        "run_ids": arrays.uuids(each.run.run_id for each in runs),
         "triggers": arrays.plain(each.run.trigger for each in runs),
         "scheduled_for": arrays.instants(each.run.occurrence.instant for each in runs),
-        "scheduled_local": arrays.instants(each.run.occurrence.local for each in runs),
+        "scheduled_local": arrays.local_times(each.run.occurrence.local for each in runs),
         "folds": arrays.plain(each.run.occurrence.fold for each in runs),
         "run_after": arrays.instants(each.run.run_after for each in runs),
-        "seats": arrays.plain(each.seat for each in runs),
+        "seats": arrays.uuids(each.seat for each in runs),
     }
 
 
@@ -280,12 +282,16 @@ def _gap_parameters(settled: Sequence[Settled]) -> dict[str, Any]:
 
 
 def _by_claim(rows: Iterable[tuple[Any, ...]], runs: Sequence[_Placed]) -> dict[tuple[UUID, int], list[ClaimedRun]]:
-    placed = {each.run.run_id: each for each in runs}
-    claims: dict[tuple[UUID, int], list[ClaimedRun]] = {}
-    for run_id, session_id, claim_id, payload, labels in rows:
+    placed = {each.run.run_id.bytes: each for each in runs}
+    claims: dict[int, list[ClaimedRun]] = {}
+    sessions: dict[int, UUID | None] = {}
+    for run_id, claim_id, payload, labels in rows:
         if claim_id is not None:
-            claims.setdefault((session_id, claim_id), []).append(_claimed_run(placed[run_id], payload, labels))
-    return claims
+            each = placed[run_id]
+            if claim_id not in claims:
+                claims[claim_id], sessions[claim_id] = [], each.seat
+            claims[claim_id].append(_claimed_run(each, payload, labels))
+    return {(session, claim_id): claims[claim_id] for claim_id, session in sessions.items() if session is not None}
 
 
 def _claimed_run(placed: _Placed, payload: str, labels: str) -> ClaimedRun:

@@ -33,9 +33,18 @@ class JobTiming:
     timing: TimingSpec
 
 
-async def settle_jobs(tx: Transaction, job_ids: Iterable[int]) -> int:
-    """Settles what the schedules of these jobs owe up to now, and answers how many runs that made. Call it before the
-    jobs' rows change."""
+async def hold_still(tx: Transaction, job_ids: Iterable[int]) -> None:
+    """Waits for the ticks that are at schedules of these jobs, lets no other begin until the transaction ends, and then
+    takes its now: no occurrence is decided by what the jobs were before, at a time when they are something else. Call
+    it once the jobs are locked."""
+    await schedules.lock_due_soon(tx, job_ids)
+    await tx.look_at_clock()
+
+
+async def settle_jobs(tx: Transaction, job_ids: Sequence[int]) -> int:
+    """Settles what the schedules of these jobs owe up to now, and answers how many runs that made. Call it once the
+    jobs are locked, before their rows change."""
+    await hold_still(tx, job_ids)
     return await settle_schedules(tx, await schedules.owing(tx, job_ids))
 
 
@@ -54,14 +63,15 @@ async def follow_jobs(tx: Transaction, jobs: Iterable[JobTiming]) -> None:
     if not timings:
         return
     await _make_own(tx, timings)
-    revisions = []
-    async for schedule in schedules.lock_following(tx, timings):
-        wanted = revise(
-            schedule.spec, timings[schedule.job_id], schedule.in_force, is_jobs_own=schedule.name.is_jobs_own
-        )
-        if wanted != schedule.in_force:
-            revisions.append(revision(tx, schedule, wanted))
-    await schedules.put_in_force(tx, revisions)
+    async for page in schedules.lock_following(tx, timings):
+        revisions = []
+        for schedule in page:
+            wanted = revise(
+                schedule.spec, timings[schedule.job_id], schedule.in_force, is_jobs_own=schedule.name.is_jobs_own
+            )
+            if wanted != schedule.in_force:
+                revisions.append(revision(tx, schedule, wanted))
+        await schedules.put_in_force(tx, revisions)
 
 
 def revision(tx: Transaction, schedule: Schedule, wanted: InForce, *, enabled: bool | None = None) -> Revision:

@@ -6,7 +6,7 @@ fails because the database is away is tried again as it is, which is safe: a res
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -34,10 +34,12 @@ _log = structlog.get_logger()
 
 
 class Completer:
-    """The queue of what was reported, and the step that commits it. `wakeup` is set when something is in it."""
+    """The queue of what was reported, and the step that commits it. `wakeup` is set when something is in it.
+    `ended` counts the runs that it ended, by outcome."""
 
     def __init__(self, wakeups: Wakeups) -> None:
         self.wakeup = Wakeup()
+        self.ended: Counter[str] = Counter()
         self._wakeups = wakeups
         self._items: deque[ItemResult] = deque()
         self._results: deque[tuple[Result, ConnectedSession]] = deque()
@@ -117,12 +119,18 @@ class Completer:
         fails is halved until that one is alone, and its run ends FAILED."""
         try:
             if all(each.outcome == "COMPLETED" for each in results):
-                return await store.end_runs(connection, results, now)
+                unmatched = await store.end_runs(connection, results, now)
+                self.ended["COMPLETED"] += len(results) - len(unmatched)
+                return unmatched
             async with connection.transaction():
-                return await self._decide_and_write(connection, results, now)
+                unmatched, ended = await self._decide_and_write(connection, results, now)
+            self.ended.update(ended)
+            return unmatched
         except _UNREADABLE as error:
             if len(results) == 1:
-                return await _condemn(connection, results[0], error, now)
+                unmatched = await _condemn(connection, results[0], error, now)
+                self.ended["FAILED"] += 1 - len(unmatched)
+                return unmatched
         middle = len(results) // 2
         return await self._write(connection, results[:middle], now) | await self._write(
             connection, results[middle:], now
@@ -130,12 +138,13 @@ class Completer:
 
     async def _decide_and_write(
         self, connection: Connection, results: Sequence[Result], now: datetime | None
-    ) -> set[AttemptRef]:
+    ) -> tuple[set[AttemptRef], list[str]]:
         held = await store.lock_attempts(connection, results)
         live = [each for each in results if each.ref in held]
         retries = {each.ref: delay for each in live if (delay := _retry_after(each, held[each.ref])) is not None}
         returned = {each.ref for each in live if each.outcome == "RETURNED" and not held[each.ref].cancel_requested}
-        if ending := [each for each in live if each.ref not in retries and each.ref not in returned]:
+        ending = [each for each in live if each.ref not in retries and each.ref not in returned]
+        if ending:
             await store.end_runs(connection, ending, now)
         if retries:
             again = [each for each in live if each.ref in retries]
@@ -143,11 +152,16 @@ class Completer:
         if returned:
             await store.free_runs(connection, [each for each in live if each.ref in returned])
         self._freed |= bool(retries or returned)
-        return {each.ref for each in results} - held.keys()
+        return {each.ref for each in results} - held.keys(), [_outcome(each, held[each.ref]) for each in ending]
 
 
 def _run_id(result: Result) -> int:
     return result.ref.run_id.int
+
+
+def _outcome(result: Result, held: Held) -> str:
+    """How a result that ends its run ends it."""
+    return "COMPLETED" if result.outcome == "COMPLETED" else "CANCELLED" if held.cancel_requested else "FAILED"
 
 
 def _retry_after(result: Result, held: Held) -> timedelta | None:

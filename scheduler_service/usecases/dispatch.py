@@ -37,7 +37,7 @@ class Seats:
     _drained: frozenset[str]
     _lines: dict[str, list[ConnectedSession]] = field(default_factory=dict)
     _turns: dict[str, int] = field(default_factory=dict)
-    _taken: dict[UUID, tuple[ConnectedSession, int]] = field(default_factory=dict)
+    _taken: dict[ConnectedSession, int] = field(default_factory=dict)
 
     def seat(self, route: str) -> UUID | None:
         """A session that may have one run more of this route; None if it has to wait."""
@@ -52,7 +52,7 @@ class Seats:
             if session.credit > 0:
                 self._turns[route] = turn + 1
                 session.credit -= 1
-                self._taken[session.session_id] = (session, self._taken.get(session.session_id, (session, 0))[1] + 1)
+                self._taken[session] = self._taken.get(session, 0) + 1
                 return session.session_id
             del line[turn]
         return None
@@ -60,13 +60,12 @@ class Seats:
     def give_back(self, used: dict[tuple[UUID, int], list[ClaimedRun]]) -> None:
         """Returns the credit of seats that no run took."""
         for (session_id, _), runs in used.items():
-            session, taken = self._taken[session_id]
-            self._taken[session_id] = (session, taken - len(runs))
-        for session, unused in self._taken.values():
+            self._taken[self.session(session_id)] -= len(runs)
+        for session, unused in self._taken.items():
             session.credit += unused
 
     def session(self, session_id: UUID) -> ConnectedSession:
-        return self._taken[session_id][0]
+        return next(each for each in self._taken if each.session_id == session_id)
 
 
 class Dispatcher:
@@ -109,11 +108,15 @@ class Dispatcher:
         hungry = sorted((each for each in self._sessions if each.credit > 0), key=lambda each: -each.credit)
         share = BATCH if self._backlog or len(hungry) == 1 else TURN
         for session in hungry:
-            if routes := self._in_turn(session.routes - self._drained):
-                limit = min(session.credit, share)
-                handed += self._hand_out(
-                    session, routes, await store.claim(connection, session.session_id, routes, limit, now)
-                )
+            limit = min(session.credit, share)
+            if limit > 0 and (routes := self._in_turn(session.routes - self._drained)):
+                # Set aside while the claim is under way: a tick beside it seats runs from the same credit.
+                session.credit -= limit
+                try:
+                    claim = await store.claim(connection, session.session_id, routes, limit, now)
+                finally:
+                    session.credit += limit
+                handed += self._hand_out(session, routes, claim)
         if handed:
             self._wakeups.wake(Topic.RUNS)
         return handed

@@ -8,13 +8,19 @@ import psycopg
 
 from scheduler_service.store.partitions import create_partitions
 from scheduler_service.store.retention import forget_requests
-from scheduler_service.store.statistics import fold_statistics
+from scheduler_service.store.statistics import fold_all_statistics, fold_statistics
 
 Connection = psycopg.AsyncConnection[Any]
 HOUR = 3_600.0
+DAY = 24 * HOUR
 
 # What, and after how many seconds again. The record's partitions first: without one, no run could end.
-CHORES = ((create_partitions, HOUR), (fold_statistics, 10.0), (forget_requests, HOUR))
+CHORES = (
+    (create_partitions, HOUR),
+    (fold_statistics, 10.0),
+    (fold_all_statistics, DAY),
+    (forget_requests, HOUR),
+)
 
 
 class Housekeeping:

@@ -135,7 +135,9 @@ async def resume_job(database: Database, wakeups: Wakeups, principal: Principal,
     require(principal, Action.STEER, service=name.service)
     async with database.acting_for(principal) as tx:
         job = await _locked(tx, name)
-        await store.resume(tx, job.job_id)
+        if job.paused_at is not None:
+            await arming.hold_still(tx, [job.job_id])
+            await store.resume(tx, job.job_id)
         resumed = _found(await store.get_job(tx, name), name)
     arming.announce(wakeups, 0)
     return resumed

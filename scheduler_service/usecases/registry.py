@@ -142,6 +142,7 @@ async def _register(tx: Transaction, manifest: Manifest, default_time_zone: str)
             generation=str(service.generation),
         )
     stored = {each.job.declared.job: each for each in await store.lock_jobs_of(tx, manifest.service)}
+    await tx.look_at_clock()
     plans = [_planned(spec, stored.get(spec.job), manifest.base_url, default_time_zone) for spec in manifest.jobs]
     _refuse_oversize(plans)
     removed = _removed(manifest, stored)
@@ -170,7 +171,7 @@ def _planned(spec: JobSpec, stored: StoredJob | None, base_url: str, default_tim
         moves = before is None or _timing_differs(before, values, default_time_zone)
         return _Plan(ChangeKind.CREATED, values, before, moves_schedules=moves)
     changed = changed_fields(before.declared, spec)
-    if values.endpoint != stored.endpoint and _ENDPOINT not in changed:
+    if spec.target.http is not None and values.endpoint != stored.endpoint and _ENDPOINT not in changed:
         changed.append(_ENDPOINT)  # the service's base URL moved under it
     kind = ChangeKind.UPDATED if changed else ChangeKind.UNCHANGED
     return _Plan(kind, values, before, changed, _timing_differs(before, values, default_time_zone))

@@ -84,7 +84,7 @@ async def _put(
     tx: Transaction, job: Job, name: ScheduleName, spec: ScheduleSpec, mask: Sequence[str], default_time_zone: str
 ) -> int:
     """Answers how many runs settling made."""
-    before = await store.lock_schedule(tx, name)
+    before = await _locked(tx, name)
     timing = job.in_force(default_time_zone).timing
     wanted = take(before.spec if before else ScheduleSpec(), spec, mask)
     _check_over_job(wanted, job, timing, is_new=before is None)
@@ -92,9 +92,16 @@ async def _put(
         made = await _create(tx, job, name, wanted, timing)
         if made:
             return 0
-        before = _found(await store.lock_schedule(tx, name), name)  # somebody else made it meanwhile
+        before = _found(await _locked(tx, name), name)  # somebody else made it meanwhile
         wanted = take(before.spec, spec, mask)
     return await _change(tx, before, wanted, timing)
+
+
+async def _locked(tx: Transaction, name: ScheduleName) -> Schedule | None:
+    """The schedule, locked, if there is one; what is put counts from when nobody else was at it or its job any more."""
+    found = await store.lock_schedule(tx, name)
+    await tx.look_at_clock()
+    return found
 
 
 async def _create(tx: Transaction, job: Job, name: ScheduleName, spec: ScheduleSpec, timing: TimingSpec) -> bool:

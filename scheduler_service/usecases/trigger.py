@@ -8,7 +8,7 @@ from typing import Any
 
 from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
 from scheduler_service.domain.errors import AlreadyExists, Conflict, NotFound
-from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_labels, check_text
+from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_labels, check_text, json_size
 from scheduler_service.domain.names import JobName, check_tenant
 from scheduler_service.domain.record import Run
 from scheduler_service.domain.run import TriggerSource, new_run_id, run_name
@@ -19,6 +19,8 @@ from scheduler_service.usecases.requests import idempotent
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 MAX_TENANTS = 1000
+MAX_PAYLOADS_BYTES = 16 * 1024 * 1024
+"""What the payloads of one call's runs may have together."""
 _MAX_ORIGIN = 63
 _MAX_RUN_KEY = 200
 _MAX_REQUEST_ID = 64
@@ -52,7 +54,8 @@ async def trigger_job(
     request: TriggerRequest,
     encode: Callable[[Sequence[Run]], bytes],
 ) -> bytes:
-    """Makes a run for each tenant (none: one for the system), all of them or none, and answers them encoded.
+    """Makes a run for each tenant (none: one for the system), all of them or none, and answers them encoded; where
+    there are several, without their payloads.
 
     Errors: InvalidInput, NotFound, Conflict (JOB_ARCHIVED), AlreadyExists (RUN_KEY_TAKEN, REQUEST_ID_REUSED).
     """
@@ -87,19 +90,28 @@ async def _make_runs(tx: Transaction, request: TriggerRequest) -> list[Run]:
         trigger=request.source,
         origin=request.origin,
         labels={**job.labels, **request.labels},
-        payload=_payload(job, request),
+        payload=_payload(job, request, len(tenants)),
     )
     if request.run_key:
         await _take_run_key(tx, new, request)
     await store.insert_runs(tx, new)
-    made = await run_store.get_runs(tx, new.run_ids)
+    # The answer shows the payload of a single run only; a thousand copies need not even be read.
+    made = await run_store.get_runs(tx, new.run_ids, with_payloads=len(new.run_ids) == 1)
     return [made[run_id] for run_id in new.run_ids]
 
 
-def _payload(job: store.TriggerableJob, request: TriggerRequest) -> dict[str, Any]:
+def _payload(job: store.TriggerableJob, request: TriggerRequest, runs: int) -> dict[str, Any]:
+    """What each of so many runs is given."""
     payload = {**job.config, **request.payload}
     wrong = Violations()
     check_json_size(payload, "payload", wrong)
+    wrong.refuse_if_any()
+    if (size := json_size(payload)) * runs > MAX_PAYLOADS_BYTES:
+        wrong.add(
+            "tenants",
+            f"{runs:,} runs with a payload of {size:,} bytes each are more than the {MAX_PAYLOADS_BYTES:,} (16 MiB)"
+            f" that one call may make; name at most {MAX_PAYLOADS_BYTES // size:,} tenants at a time",
+        )
     wrong.refuse_if_any()
     return payload
 

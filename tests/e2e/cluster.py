@@ -88,11 +88,12 @@ class Cluster:
         await self._start(name, "scheduler_service", wanted, scheduler.metrics_port if ready else None)
         return scheduler
 
-    async def start_worker_service(self, name: str = "worker-service", **settings: object) -> None:
-        """A worker for HTTP targets. Returns once it is connected."""
+    async def start_worker_service(self, name: str = "worker-service", **settings: object) -> int:
+        """A worker for HTTP targets. Returns the port of its probes, once it is connected."""
         port = free_port()
         own = {"target": self.target, "worker_token": self.secrets.worker_token, "worker_port": port}
         await self._start(name, "worker_service", own | {"worker_name": name} | settings, port)
+        return port
 
     async def start_program(self, name: str, module: str, environment: Mapping[str, str]) -> int:
         """A program of the test's own, with the token of kpi-service. Returns its pid at once."""

@@ -136,6 +136,24 @@ async def test_a_declaration_comes_back_as_it_was_sent(stubs: Stubs) -> None:
     assert again.changes[0].kind == registry_service_pb2.CHANGE_KIND_UNCHANGED
 
 
+async def test_a_grpc_target_comes_back_and_its_change_is_named(stubs: Stubs) -> None:
+    def spec(**target: Any) -> job_pb2.JobSpec:
+        return digest(target=job_pb2.Target(grpc=job_pb2.GrpcTarget(**target)))
+
+    await stubs.register(spec(address="email-service:50051"))
+    job = (await stubs.jobs.GetJob(job_service_pb2.GetJobRequest(name=JOB), metadata=ADMIN)).job
+    assert job.effective.target == spec(address="email-service:50051").target
+    (change,) = (await stubs.register(spec(address="email-service:50052"))).changes
+    assert list(change.changed_fields) == ["target.grpc.address"]
+    (change,) = (await stubs.register(spec(address="email-service:50052", tls=True))).changes
+    assert list(change.changed_fields) == ["target.grpc.tls"]
+    (change,) = (await stubs.register(digest())).changes
+    assert list(change.changed_fields) == ["target.http.endpoint", "target.grpc.address", "target.grpc.tls"]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stubs.register(spec(address="grpc://email-service:50051"))
+    assert reason_and_fields(refused.value)[1] == ["jobs[0].target.grpc.address"]
+
+
 async def test_what_a_declaration_leaves_out_is_shown_as_its_default(stubs: Stubs) -> None:
     await stubs.register(digest())
     job = (await stubs.jobs.GetJob(job_service_pb2.GetJobRequest(name=JOB), metadata=EMAIL)).job

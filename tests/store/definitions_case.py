@@ -30,6 +30,13 @@ DIGEST = JobName("email-service", "weekly-digest")
 TABLES = ("services", "jobs", "schedules", "schedule_revisions", "live_runs", "runs", "gaps")
 
 
+class _SteppedTransaction(Transaction):
+    clock: SteppedDatabase
+
+    async def look_at_clock(self) -> None:
+        self.now = self.clock.now
+
+
 class SteppedDatabase(Database):
     """The real database; the now of its transactions is where the test put it."""
 
@@ -38,8 +45,9 @@ class SteppedDatabase(Database):
     @asynccontextmanager
     async def acting_for(self, principal: Principal) -> AsyncIterator[Transaction]:
         async with super().acting_for(principal) as tx:
-            tx.now = self.now
-            yield tx
+            stepped = _SteppedTransaction(tx.connection, tx.principal, self.now)
+            stepped.clock = self
+            yield stepped
 
 
 def digest(job: str = "weekly-digest", **fields: Any) -> JobSpec:

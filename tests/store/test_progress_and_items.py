@@ -140,11 +140,11 @@ async def test_reports_write_progress_at_most_once_a_second_and_the_latest_wins(
 async def test_items_are_kept_once_each_with_the_runs_tenant(
     connection: Connection, admin: psycopg.Connection[Any], held: tuple[UUID, AttemptRef]
 ) -> None:
-    _, ref = held
+    session_id, ref = held
     items = [
-        ItemResult(ref, "a@example.org", succeeded=True),
-        ItemResult(ref, "b@example.org", succeeded=False, error="no such mailbox"),
-        ItemResult(ref, "a@example.org", succeeded=False, error="later result of the same key"),
+        ItemResult(ref, session_id, "a@example.org", succeeded=True),
+        ItemResult(ref, session_id, "b@example.org", succeeded=False, error="no such mailbox"),
+        ItemResult(ref, session_id, "a@example.org", succeeded=False, error="later result of the same key"),
     ]
     assert await insert_items(connection, items, now=after(5)) == 2
     assert await insert_items(connection, items, now=after(6)) == 0
@@ -158,10 +158,11 @@ async def test_items_are_kept_once_each_with_the_runs_tenant(
 
 
 async def test_items_with_an_old_token_are_left_out(connection: Connection, held: tuple[UUID, AttemptRef]) -> None:
-    _, ref = held
+    session_id, ref = held
     stale = [
-        ItemResult(replace(ref, claim_id=ref.claim_id + 1), "a", succeeded=True),
-        ItemResult(replace(ref, attempt=2), "b", succeeded=True),
-        ItemResult(replace(ref, run_id=uuid4()), "c", succeeded=True),
+        ItemResult(replace(ref, claim_id=ref.claim_id + 1), session_id, "a", succeeded=True),
+        ItemResult(replace(ref, attempt=2), session_id, "b", succeeded=True),
+        ItemResult(replace(ref, run_id=uuid4()), session_id, "c", succeeded=True),
+        ItemResult(ref, uuid4(), "another session's", succeeded=True),
     ]
-    assert await insert_items(connection, [*stale, ItemResult(ref, "d", succeeded=True)], now=after(1)) == 1
+    assert await insert_items(connection, [*stale, ItemResult(ref, session_id, "d", succeeded=True)], now=after(1)) == 1

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.domain.fields import MAX_JSON_DEPTH, Violations, check_endpoint, check_json, check_url
+from scheduler_service.domain.fields import (
+    MAX_JSON_DEPTH,
+    Violations,
+    check_address,
+    check_endpoint,
+    check_json,
+    check_url,
+)
 from scheduler_service.domain.job import (
     NO_OVERRIDES,
+    GrpcTarget,
     HandlerTarget,
     HttpTarget,
     JobOverrides,
@@ -32,6 +40,7 @@ from scheduler_service.domain.values import from_json, put_over, take, to_json
 
 MINUTE = timedelta(minutes=1)
 HANDLER = Target(handler=HandlerTarget())
+GRPC = Target(grpc=GrpcTarget("email-service:50051", tls=True))
 
 durations = st.none() | st.timedeltas(timedelta(0), timedelta(days=30))
 timings = st.builds(
@@ -57,7 +66,7 @@ specs = st.builds(
     job=st.just("weekly-digest"),
     display_name=st.text(max_size=5),
     labels=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
-    target=st.sampled_from([HANDLER, Target(http=HttpTarget("/run"))]),
+    target=st.sampled_from([HANDLER, GRPC, Target(http=HttpTarget("/run"))]),
     timing=timings,
     policies=policies,
     config=configs,
@@ -117,6 +126,16 @@ def test_changes_are_named_by_their_paths_in_the_protos_order() -> None:
     ]
 
 
+def test_a_change_of_a_grpc_address_is_named() -> None:
+    old, new = JobSpec("a", target=GRPC), JobSpec("a", target=Target(grpc=GrpcTarget("email-service:50052", tls=True)))
+    assert changed_fields(old, new) == ["target.grpc.address"]
+    assert changed_fields(old, JobSpec("a", target=HANDLER)) == [
+        "target.grpc.address",
+        "target.grpc.tls",
+        "target.handler",
+    ]
+
+
 def test_a_phase_stays_with_the_expression_that_it_was_given_for() -> None:
     declared = TimingSpec(cron="@every 90s", phase=timedelta(seconds=60))
     assert TimingSpec(time_zone="UTC").over(declared).phase == timedelta(seconds=60)
@@ -147,6 +166,10 @@ def test_where_runs_are_carried_out() -> None:
     assert (route_of("s", http), route_of("s", handler)) == ("http", "handler/s/a")
     assert endpoint_of(http, "http://s:8080/base/") == "http://s:8080/base/run?x=1"
     assert endpoint_of(handler, "http://s") == ""
+    grpc = JobSpec("a", target=GRPC)
+    assert (route_of("s", grpc), endpoint_of(grpc, "http://s")) == ("grpc", "grpcs://email-service:50051")
+    plain = JobSpec("a", target=Target(grpc=GrpcTarget("[::1]:50051")))
+    assert endpoint_of(plain, "") == "grpc://[::1]:50051"
 
 
 @pytest.mark.parametrize(
@@ -200,4 +223,31 @@ def test_absolute_urls_are_allowed(url: str) -> None:
 )
 def test_other_endpoints_are_refused_with_what_to_write(url: str, says: str) -> None:
     ((_, problem),) = problems(check_endpoint, url)
+    assert says in problem
+
+
+@pytest.mark.parametrize("address", ["email-service:50051", "10.0.0.7:1", "[::1]:65535", "a" * 249 + ":50051"])
+def test_host_and_port_are_an_address(address: str) -> None:
+    assert problems(check_address, address) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("", "missing"),
+        ("email-service", "not host:port"),
+        ("email-service:", "not host:port"),
+        (":50051", "not host:port"),
+        ("email-service:0", "not host:port"),
+        ("email-service:65536", "not host:port"),
+        ("grpc://email-service:50051", "not host:port"),
+        ("email-service:50051/x", "not host:port"),
+        ("email service:50051", "not host:port"),
+        ("email-service:50051\n", "not host:port"),
+        ("::1:50051", "not host:port"),
+        ("a" * 250 + ":50051", "at most 255"),
+    ],
+)
+def test_other_addresses_are_refused_with_what_to_write(address: str, says: str) -> None:
+    ((_, problem),) = problems(check_address, address)
     assert says in problem

@@ -32,6 +32,8 @@ def test_defaults_are_those_of_the_readme() -> None:
         ("CARILLON_SERVICE_TOKENS", "email-service", "CARILLON_SERVICE_TOKENS: entry 1"),
         ("CARILLON_JWT_SECRET_FILE", "/nowhere/at-all", "CARILLON_JWT_SECRET_FILE names /nowhere/at-all"),
         ("CARILLON_LOG_FORMAT", "xml", "CARILLON_LOG_FORMAT is wrong"),
+        ("CARILLON_DATABASE_URL", "mysql://a@localhost/x", "CARILLON_DATABASE_URL must begin with postgresql://"),
+        ("CARILLON_ENGINE_URL", "postgresql://a@other/x", "name one login"),
     ],
 )
 def test_a_wrong_value_names_its_variable(

@@ -1,13 +1,13 @@
-"""What a service may say in a 2xx answer: items, metrics and metadata, in a JSON object.
+"""What a service may say in its answer, beside that the work is done: items, metrics and metadata.
 
-The status alone decides that the work is done. What is wrong with the body is therefore no failure: the wrong
+The status alone decides that the work is done. What is wrong with the rest is therefore no failure: the wrong
 part is left out, and the record's metadata says why under `answer_problem`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from carillon.execution import Completed, ItemCounts
@@ -31,15 +31,16 @@ def completed(content_type: str, body: bytes) -> Completed:
         if body.strip() and content_type.endswith("json"):
             return _complaint(f"the answer says {content_type}, but is not valid JSON")
         return Completed()
-    return _read(answer) if isinstance(answer, dict) else Completed()
+    return read(answer) if isinstance(answer, dict) else Completed()
 
 
 def _complaint(sentence: str) -> Completed:
     return Completed(metadata={PROBLEM: sentence})
 
 
-def _read(answer: Mapping[str, Any]) -> Completed:
-    problems: list[str] = []
+def read(answer: Mapping[str, Any], problems: Sequence[str] = ()) -> Completed:
+    """What to record for an answer as a JSON object. `problems`: what was left out of it before."""
+    problems = list(problems)
     items = None
     try:
         items = _item_counts(answer.get("items"))

@@ -1,20 +1,23 @@
-"""The client for admin and read calls, against a real gRPC server that answers from the test's values."""
+"""Both clients for admin and read calls, against a real gRPC server that answers from the test's values."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
-from carillon import AlreadyExists, Client, NotFound, SchedulerUnavailable
+from carillon import AlreadyExists, Client, InvalidRequest, Jobs, NotFound, SchedulerUnavailable, blocking, calls
 from carillon.v1 import (
     job_pb2,
     job_service_pb2,
     job_service_pb2_grpc,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
     run_pb2,
     run_service_pb2,
     run_service_pb2_grpc,
@@ -28,10 +31,13 @@ from grpc_status import rpc_status
 
 class AnsweringScheduler(
     job_service_pb2_grpc.JobServiceServicer,
+    registry_service_pb2_grpc.RegistryServiceServicer,
     run_service_pb2_grpc.RunServiceServicer,
     schedule_service_pb2_grpc.ScheduleServiceServicer,
 ):
     """Answers what was asked, and remembers it."""
+
+    target: str
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -50,7 +56,15 @@ class AnsweringScheduler(
         await self._note(request, context)
         if request.name.endswith("/nothing"):
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such job")
+        if request.name.endswith("/slow"):
+            await asyncio.Event().wait()
         return job_service_pb2.GetJobResponse(job=job_pb2.Job(name=request.name))
+
+    async def RegisterJobs(self, request: Any, context: Any) -> Any:
+        await self._note(request, context)
+        if request.jobs[-1].job == "refused":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there is a job of that name")
+        return registry_service_pb2.RegisterJobsResponse(generation=request.generation)
 
     async def ListJobs(self, request: Any, context: Any) -> Any:
         await self._note(request, context)
@@ -96,17 +110,54 @@ async def scheduler() -> AsyncIterator[AnsweringScheduler]:
     answering = AnsweringScheduler()  # type: ignore[abstract]  # it answers what these tests ask
     server = grpc.aio.server()
     job_service_pb2_grpc.add_JobServiceServicer_to_server(answering, server)
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(answering, server)
     run_service_pb2_grpc.add_RunServiceServicer_to_server(answering, server)
     schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(answering, server)
-    answering.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"  # type: ignore[attr-defined]
+    answering.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     yield answering
     await server.stop(None)
 
 
+OpenClient = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+class InThreads:
+    """The blocking client, to be used as the other one is: each wait is a thread's."""
+
+    def __init__(self, client: blocking.Client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if calls.__dict__[name].__annotations__["return"].startswith("Call["):
+            return lambda *args, **options: asyncio.to_thread(method, *args, **options)
+        return lambda *args, **options: iterated(method(*args, **options))
+
+
+async def iterated(blocks: Any) -> AsyncGenerator[Any, None]:
+    try:
+        while (found := await asyncio.to_thread(next, blocks, None)) is not None:
+            yield found
+    finally:
+        await asyncio.to_thread(blocks.close)
+
+
+@asynccontextmanager
+async def open_blocking(*args: Any, **options: Any) -> AsyncIterator[Client]:
+    with blocking.Client(*args, **options) as client:
+        yield cast(Client, InThreads(client))
+
+
+@pytest.fixture(params=[Client, open_blocking], ids=["asyncio", "blocking"])
+def open_client(request: pytest.FixtureRequest) -> OpenClient:
+    """Either client: what one does, the other does."""
+    return cast(OpenClient, request.param)
+
+
 @pytest.fixture
-async def client(scheduler: Any) -> AsyncIterator[Client]:
-    async with Client(scheduler.target, token="a.b.c", timeout=20) as opened:
+async def client(scheduler: Any, open_client: OpenClient) -> AsyncIterator[Client]:
+    async with open_client(scheduler.target, token="a.b.c", timeout=20) as opened:
         yield opened
 
 
@@ -189,7 +240,7 @@ async def test_a_watch_ends_with_its_reader(scheduler: AnsweringScheduler, clien
     watch = client.watch_runs(run="0192")
     states = [(await anext_of(watch)).state for _ in range(2)]
     assert states == [run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING]
-    await watch.aclose()  # type: ignore[attr-defined]
+    await watch.aclose()
     await asyncio.wait_for(scheduler.watch_ended.wait(), 20)
 
 
@@ -208,17 +259,49 @@ async def test_a_schedule_is_put_with_what_is_named(scheduler: AnsweringSchedule
     ]
 
 
-async def test_nobody_there_is_said_with_the_code(scheduler: Any) -> None:
-    async with Client("127.0.0.1:1", service_token="x.y", timeout=20) as client:
+async def test_nobody_there_is_said_with_the_code(open_client: OpenClient) -> None:
+    async with open_client("127.0.0.1:1", service_token="x.y", timeout=20) as client:
         with pytest.raises(SchedulerUnavailable) as raised:
             await client.get_job("email-service/digest")
     assert raised.value.code == "UNAVAILABLE"
     assert "x.y" not in repr(client) + str(raised.value)
 
 
+async def test_a_call_ends_at_its_deadline(scheduler: AnsweringScheduler, open_client: OpenClient) -> None:
+    async with open_client(scheduler.target, timeout=0.2) as client:
+        with pytest.raises(SchedulerUnavailable) as raised:
+            await client.get_job("email-service/slow")
+    assert raised.value.code == "DEADLINE_EXCEEDED"
+
+
+async def test_a_channel_of_the_callers_own_is_used_and_left_open(scheduler: Any) -> None:
+    async with grpc.aio.insecure_channel(scheduler.target) as channel:
+        for _ in range(2):
+            async with Client(channel=channel, service_token="x.y") as client:
+                assert (await client.get_job("email-service/digest")).name
+    assert scheduler.metadata["x-service-token"] == "x.y"
+
+
 async def test_a_client_that_is_not_open_says_so() -> None:
     with pytest.raises(RuntimeError, match="async with Client"):
         await Client("127.0.0.1:1").get_job("a/b")
+    closed = blocking.Client("127.0.0.1:1")
+    with closed:
+        pass
+    with pytest.raises(RuntimeError, match="use it as `with Client"):
+        closed.get_job("a/b")
+
+
+async def test_jobs_are_registered_without_asyncio(scheduler: Any) -> None:
+    jobs = Jobs("email-service", target=scheduler.target, token="x.y", base_url="http://mail:8080", generation=4)
+    jobs.endpoint("digest", "/digest")
+    response = await asyncio.to_thread(blocking.register, jobs, validate_only=True)
+    [request] = scheduler.asked
+    assert (request, response.generation) == (jobs.manifest(validate_only=True), 4)
+    assert scheduler.metadata["x-service-token"] == "x.y"
+    jobs.endpoint("refused", "/refused")
+    with pytest.raises(InvalidRequest, match="there is a job of that name"):
+        await asyncio.to_thread(blocking.register, jobs)
 
 
 async def anext_of(iterator: AsyncIterator[Any]) -> Any:

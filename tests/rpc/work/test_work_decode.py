@@ -134,7 +134,7 @@ def test_item_counts_beyond_reason_fail_the_attempt(counts: dict[str, int]) -> N
 def test_items_whose_key_cannot_be_kept_are_left_out() -> None:
     keys = ["", "x" * 257, "a\0b", "fine", "x" * 256]
     items = [work_pb2.ItemResult(attempt=REF, key=key, error="e" * 5000) for key in keys]
-    kept = items_of(work_pb2.ItemResults(results=items))
+    kept = items_of(work_pb2.ItemResults(results=items), uuid4())
     assert [item.key for item in kept] == ["fine", "x" * 256]
     assert {len(item.error) for item in kept} == {4096}
 

@@ -30,6 +30,7 @@ from tests.rpc.work.rig import (
         (["handler/email-service/weekly-digest"], True),
         (["handler/kpi-service/meta"], False),
         (["http"], False),
+        (["grpc"], False),
         (["handler/email-service/weekly-digest", "http"], False),
     ],
 )

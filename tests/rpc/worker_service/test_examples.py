@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
+import grpc
+import grpc.aio
 import pytest
+from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 30.0
@@ -89,6 +94,21 @@ async def test_mail_goes_from_the_email_service_to_the_sink(start: Start, tmp_pa
 async def test_the_kpi_service_starts_without_a_scheduler_and_stops_in_order(start: Start) -> None:
     service = await start("kpi_service")
     await service.printed("not registered")
+    assert await service.stop() == 0
+
+
+async def test_the_grpc_service_answers_a_call(start: Start, unused_tcp_port: int) -> None:
+    service = await start("grpc_service", GRPC_SERVICE_PORT=str(unused_tcp_port))
+    request = job_handler_service_pb2.ExecuteRequest(
+        run=f"runs/{uuid.uuid4()}", job="services/grpc-service/jobs/checksums", tenant="-", attempt=1
+    )
+    request.payload.update({"folder": "examples/grpc_service"})
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{unused_tcp_port}") as channel:
+        stub = job_handler_service_pb2_grpc.JobHandlerServiceStub(channel)
+        answer = await stub.Execute(request, timeout=PATIENCE, wait_for_ready=True)
+    readme = (ROOT / "examples" / "grpc_service" / "README.md").read_bytes()
+    assert answer.metadata["README.md"] == hashlib.sha256(readme).hexdigest()
+    assert {item.key for item in answer.item_outcomes if item.succeeded} >= {"README.md", "__main__.py"}
     assert await service.stop() == 0
 
 

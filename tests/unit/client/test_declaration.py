@@ -53,6 +53,26 @@ def test_options_become_the_declared_job() -> None:
     assert spec.tenant_schedules
 
 
+def test_grpc_targets_are_declared_with_their_address() -> None:
+    jobs = Jobs("email-service")
+    jobs.grpc_endpoint("ping", "mail.example:443", tls=True, cron="@daily")
+
+    @jobs.grpc_handler("digest", address="email-service:50051")
+    async def digest(run: Run) -> None: ...
+
+    ping, spec = jobs.manifest().jobs
+    assert (ping.target.grpc.address, ping.target.grpc.tls, ping.timing.cron) == ("mail.example:443", True, "@daily")
+    assert (spec.target.grpc.address, spec.target.grpc.tls) == ("email-service:50051", False)
+    assert list(jobs.grpc_handlers) == ["digest"]
+    assert list(jobs.handlers) == []
+
+
+@pytest.mark.parametrize("address", ["", "email-service", "grpc://a:1", "a:0", "a:65536", "a" * 250 + ":50051"])
+def test_an_address_that_is_not_host_and_port_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="job 'ping': the address must be host:port"):
+        Jobs("email-service").grpc_endpoint("ping", address)
+
+
 def test_what_is_not_said_is_left_to_the_scheduler() -> None:
     jobs = Jobs("email-service")
     jobs.endpoint("ping", "http://elsewhere/ping")

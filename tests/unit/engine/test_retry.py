@@ -21,5 +21,6 @@ def test_the_last_attempt_ends_the_run(attempt: int) -> None:
     assert decide(POLICY, attempt, "HTTP_STATUS") == End()
 
 
-def test_a_payload_that_the_handler_refuses_is_not_tried_again() -> None:
-    assert decide(POLICY, 1, "BAD_PAYLOAD") == End()
+@pytest.mark.parametrize("code", ["BAD_PAYLOAD", "BAD_RESULT", "GRPC_REFUSED"])
+def test_what_will_not_be_otherwise_is_not_tried_again(code: str) -> None:
+    assert decide(POLICY, 1, code) == End()

@@ -68,11 +68,12 @@ class Connection:
         jwt: str | None = None,
         tls: Tls | bool | None = None,
     ) -> Connection:
-        """Fills in what is not given: `CARILLON_TARGET`, and without a JWT `CARILLON_SERVICE_TOKEN`."""
+        """Fills in what is not given: `CARILLON_TARGET`, and without a JWT `CARILLON_SERVICE_TOKEN` or the content of
+        the file that `CARILLON_SERVICE_TOKEN_FILE` names. Raises OSError if that cannot be read."""
         if service_token and jwt:
             raise ValueError("give either a token (a JWT) or a service_token, not both")
         if not jwt and not service_token:
-            service_token = os.environ.get("CARILLON_SERVICE_TOKEN") or None
+            service_token = os.environ.get("CARILLON_SERVICE_TOKEN") or _mounted_token()
         target = target or os.environ.get("CARILLON_TARGET") or DEFAULT_TARGET
         return cls(target, _token(service_token), _token(jwt), tls)
 
@@ -90,20 +91,38 @@ class Connection:
         A channel for work keeps its connection to itself, so that a new one may reach another replica; its
         stream carries its own heartbeats, so it sends no pings.
         """
-        options = [
-            ("grpc.primary_user_agent", CLIENT),
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.enable_retries", 1),
-            ("grpc.service_config", json.dumps(_service_config())),
-        ]
-        if for_work:
-            options.append(("grpc.use_local_subchannel_pool", 1))
-        else:
-            options += [("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
-        if not self.tls:
+        options = _options(for_work=for_work)
+        if (credentials := self._credentials()) is None:
             return grpc.aio.insecure_channel(self.target, options=options)
-        tls = Tls() if self.tls is True else self.tls
-        return grpc.aio.secure_channel(self.target, tls.credentials(), options=options)
+        return grpc.aio.secure_channel(self.target, credentials, options=options)
+
+    def open_blocking(self) -> grpc.Channel:
+        """A new channel for calls that block; needs no event loop."""
+        if (credentials := self._credentials()) is None:
+            return grpc.insecure_channel(self.target, options=_options())
+        return grpc.secure_channel(self.target, credentials, options=_options())
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        if not self.tls:
+            return None
+        return (Tls() if self.tls is True else self.tls).credentials()
+
+
+def _options(*, for_work: bool = False) -> list[tuple[str, str | int]]:
+    options: list[tuple[str, str | int]] = [
+        ("grpc.primary_user_agent", CLIENT),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config", json.dumps(_service_config())),
+    ]
+    if for_work:
+        return [*options, ("grpc.use_local_subchannel_pool", 1)]
+    return [*options, ("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+
+
+def _mounted_token() -> str | None:
+    file = os.environ.get("CARILLON_SERVICE_TOKEN_FILE")
+    return Path(file).read_text() if file else None
 
 
 def _token(given: str | None) -> str | None:

@@ -20,6 +20,7 @@ Repeat = Literal["first", "both"]
 _DAY = 86_400.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LABEL = re.compile(r"[a-zA-Z0-9._/-]{1,63}")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _CONFIG_BYTES = 256 * 1024
 
 _OVERLAPS = {"skip": job_pb2.OVERLAP_SKIP, "allow_all": job_pb2.OVERLAP_ALLOW_ALL}
@@ -64,7 +65,7 @@ class PolicyOptions(TimingOptions, total=False):
 
 
 class JobOptions(PolicyOptions, total=False):
-    """All that `Jobs.endpoint` and `Jobs.handler` take."""
+    """All that a declaration takes: `Jobs.endpoint`, `Jobs.handler` and their likes for gRPC."""
 
     # A name for people. Default: the job's id.
     display_name: str
@@ -122,6 +123,17 @@ def http_target(job: str, endpoint: str, base_url: str | None) -> job_pb2.Target
             "Jobs(..., base_url='http://my-service:8080')"
         )
     return job_pb2.Target(http=job_pb2.HttpTarget(endpoint=endpoint))
+
+
+def grpc_target(job: str, address: str, tls: bool) -> job_pb2.Target:
+    """A gRPC target. Raises ValueError unless the address is `host:port`."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found[1]) < 65_536 or len(address) > 255:
+        raise ValueError(
+            f"job {job!r}: the address must be host:port, such as 'my-service:50051', of at most 255 characters, "
+            f"not {address[:100]!r}"
+        )
+    return job_pb2.Target(grpc=job_pb2.GrpcTarget(address=address, tls=tls))
 
 
 def set_timing(timing: job_pb2.Timing, what: str, options: TimingOptions) -> None:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
-import grpc.aio
 
 from carillon.status_details import decode
 
@@ -105,10 +105,11 @@ _KINDS: Mapping[str, type[CarillonError]] = {
 }
 
 
-def from_rpc(error: grpc.aio.AioRpcError) -> CarillonError:
+def from_rpc(error: grpc.RpcError) -> CarillonError:
     """The error that a failed call raises, with the details that the scheduler attached."""
     code: str = error.code().name
-    details = decode(dict(error.trailing_metadata() or ()).get("grpc-status-details-bin"))
+    trailing: Any = error.trailing_metadata() or ()  # pairs, of another type on each kind of channel
+    details = decode(dict(trailing).get("grpc-status-details-bin"))
     return _KINDS.get(code, CarillonError)(
         error.details() or "the scheduler gave no reason",
         code=code,

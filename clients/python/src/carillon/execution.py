@@ -20,7 +20,7 @@ class Executor(Protocol):
 
     @property
     def routes(self) -> Sequence[str]:
-        """The routes it serves: `http`, or `handler/{service}/{job}`."""
+        """The routes it serves: `http`, `grpc`, or `handler/{service}/{job}`."""
         ...
 
     async def execute(self, assignment: Assignment, run: Run) -> Completed:

@@ -15,7 +15,8 @@ from datetime import timezone
 from carillon.run import Assignment, Run
 from carillon.v1 import run_pb2, work_pb2
 
-_TRIGGER_SOURCES = {value: name.removeprefix("TRIGGER_SOURCE_") for name, value in run_pb2.TriggerSource.items()}
+TRIGGER_SOURCES = {value: name.removeprefix("TRIGGER_SOURCE_") for name, value in run_pb2.TriggerSource.items()}
+"""What `Run.trigger_source` says of each value."""
 
 
 class Stop(enum.Enum):
@@ -138,6 +139,6 @@ def read_assignment(claim_id: int, sent: work_pb2.Assignment) -> Assignment:
         attempt_timeout=sent.attempt_timeout.seconds + sent.attempt_timeout.nanos / 1e9,
         cancel_grace=sent.cancel_grace.seconds + sent.cancel_grace.nanos / 1e9,
         scheduled_time=sent.scheduled_time.ToDatetime(timezone.utc),
-        trigger_source=_TRIGGER_SOURCES.get(sent.trigger_source, str(sent.trigger_source)),
+        trigger_source=TRIGGER_SOURCES.get(sent.trigger_source, str(sent.trigger_source)),
         labels=dict(sent.labels),
     )

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from carillon.channel import Connection, Tls
-from carillon.declaration import JobOptions, check_name, http_target, job_spec
+from carillon.declaration import JobOptions, check_name, grpc_target, http_target, job_spec
 from carillon.handlers import Handler, read_handler
 from carillon.registration import BackgroundRegistration, register
 from carillon.v1 import job_pb2, registry_service_pb2
@@ -54,6 +55,7 @@ class Jobs:
         self._concurrency = concurrency
         self._specs: dict[str, job_pb2.JobSpec] = {}
         self._handlers: dict[str, Handler] = {}
+        self._grpc_handlers: dict[str, Handler] = {}
         self._open: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -64,12 +66,27 @@ class Jobs:
         """The jobs that are functions of this service, by name."""
         return dict(self._handlers)
 
-    def endpoint(self, name: str, endpoint: str, **options: Unpack[JobOptions]) -> None:
+    @property
+    def grpc_handlers(self) -> Mapping[str, Handler]:
+        """The jobs that are functions which this service's gRPC server calls, by name."""
+        return dict(self._grpc_handlers)
+
+    def endpoint(self, name: str, endpoint: str, **options: Unpack[JobOptions]) -> str:
         """Declares a job whose runs are sent to an HTTP endpoint: a URL, or a path below `base_url`.
 
+        Returns the endpoint's path, for the route beside it: `@app.post(jobs.endpoint("digest", "/api/digest"))`.
         Raises ValueError or TypeError with a sentence that names the job and what is wrong.
         """
         self._add(job_spec(name, http_target(name, endpoint, self._base_url), **options))
+        return urlsplit(endpoint).path
+
+    def grpc_endpoint(self, name: str, address: str, *, tls: bool = False, **options: Unpack[JobOptions]) -> None:
+        """Declares a job whose runs are calls to `JobHandlerService.Execute` at `host:port`, in whatever language.
+
+        tls: whether that server speaks TLS. Raises ValueError or TypeError with a sentence that names the job and what
+        is wrong.
+        """
+        self._add(job_spec(name, grpc_target(name, address, tls), **options))
 
     def handler(self, name: str, **options: Unpack[JobOptions]) -> Callable[[F], F]:
         """Declares a job whose runs call the decorated function, async or plain.
@@ -81,14 +98,19 @@ class Jobs:
         Raises ValueError or TypeError with a sentence that names the job and what is wrong.
         """
         spec = job_spec(name, job_pb2.Target(handler=job_pb2.HandlerTarget()), **options)
+        return self._declares(spec, self._handlers)
 
-        def declare(function: F) -> F:
-            handler = read_handler(name, function, sys._getframe(1).f_locals)
-            self._add(spec)
-            self._handlers[name] = handler
-            return function
+    def grpc_handler(
+        self, name: str, *, address: str, tls: bool = False, **options: Unpack[JobOptions]
+    ) -> Callable[[F], F]:
+        """Declares a job whose runs are gRPC calls to this service, which call the decorated function.
 
-        return declare
+        address: where workers find the service's gRPC server, `host:port`; tls: whether it speaks TLS. The function is
+        as for `handler`. `carillon.grpc_handlers.add_to_server` serves it.
+
+        Raises ValueError or TypeError with a sentence that names the job and what is wrong.
+        """
+        return self._declares(job_spec(name, grpc_target(name, address, tls), **options), self._grpc_handlers)
 
     def manifest(
         self, *, validate_only: bool = False, allow_mass_removal: bool = False
@@ -153,6 +175,15 @@ class Jobs:
         stack, self._open = self._open, None
         if stack is not None:
             await stack.aclose()
+
+    def _declares(self, spec: job_pb2.JobSpec, handlers: dict[str, Handler]) -> Callable[[F], F]:
+        def declare(function: F) -> F:
+            handler = read_handler(spec.job, function, sys._getframe(1).f_locals)
+            self._add(spec)
+            handlers[spec.job] = handler
+            return function
+
+        return declare
 
     def _add(self, spec: job_pb2.JobSpec) -> None:
         if spec.job in self._specs:

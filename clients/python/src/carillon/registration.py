@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import grpc
-import grpc.aio
-
 from carillon.backoff import Backoff
 from carillon.channel import Connection
-from carillon.errors import CarillonError, NotAllowed, NotAuthenticated, from_rpc
-from carillon.v1 import registry_service_pb2, registry_service_pb2_grpc
+from carillon.client import Client
+from carillon.errors import CarillonError, NotAllowed, NotAuthenticated
+from carillon.v1 import registry_service_pb2
 
 _log = logging.getLogger("carillon")
 
@@ -26,17 +24,8 @@ async def register(
     connection: Connection, manifest: registry_service_pb2.RegisterJobsRequest, timeout: float = CALL_SECONDS
 ) -> registry_service_pb2.RegisterJobsResponse:
     """Sends the manifest. Raises `CarillonError`, with each wrong field in `violations`."""
-    channel = connection.open()
-    try:
-        stub = registry_service_pb2_grpc.RegistryServiceStub(channel)
-        response: registry_service_pb2.RegisterJobsResponse = await stub.RegisterJobs(
-            manifest, timeout=timeout, metadata=connection.metadata()
-        )
-        return response
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc(error) from None
-    finally:
-        await channel.close()
+    async with Client.through(connection, timeout=timeout) as client:
+        return await client.register_jobs(manifest)
 
 
 class BackgroundRegistration:

@@ -29,7 +29,7 @@ def ended(attempt: HeldAttempt, task: asyncio.Task[object], now: float) -> work_
         return _failed(attempt, Failed(HANDLER_ERROR, "the handler cancelled itself"), now)
     error = task.exception()
     if error is not None:
-        return _failed(attempt, error if isinstance(error, Failed) else _unexpected(error), now)
+        return _failed(attempt, error if isinstance(error, Failed) else unexpected(error), now)
     try:
         return _completed(attempt, task.result(), now)
     except Failed as refused:
@@ -83,7 +83,8 @@ def _failed(attempt: HeldAttempt, failed: Failed, now: float) -> work_pb2.Attemp
     return result
 
 
-def _unexpected(error: BaseException) -> Failed:
+def unexpected(error: BaseException) -> Failed:
+    """What an exception that the handler did not mean comes to, with its traceback."""
     kind = type(error).__name__
     try:
         detail = "".join(traceback.format_exception(type(error), error, error.__traceback__))

@@ -39,8 +39,10 @@ class Assignment:
 
     @property
     def route(self) -> str:
-        """Where it can be carried out: `http`, or `handler/{service}/{job}`."""
-        return "http" if self.endpoint else f"handler/{self.service}/{self.job}"
+        """Where it can be carried out: `http`, `grpc`, or `handler/{service}/{job}`."""
+        if not self.endpoint:
+            return f"handler/{self.service}/{self.job}"
+        return "grpc" if self.endpoint.startswith(("grpc://", "grpcs://")) else "http"
 
 
 class Reports(Protocol):

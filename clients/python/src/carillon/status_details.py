@@ -1,6 +1,6 @@
-"""Reads `grpc-status-details-bin`: the `google.rpc` details that the scheduler attaches to a refusal.
+"""Reads and writes `grpc-status-details-bin`: the `google.rpc` details that come with a status.
 
-The four messages are described here, in a descriptor pool of their own, so that the client needs no
+The messages are described here, in a descriptor pool of their own, so that the client needs no
 googleapis-common-protos and collides with it nowhere if the user has it.
 Source: google/rpc/status.proto and google/rpc/error_details.proto.
 """
@@ -38,7 +38,14 @@ _MESSAGES: Mapping[str, tuple[tuple[str, int, str, bool], ...]] = {
     "FieldViolation": (("field", 1, "string", False), ("description", 2, "string", False)),
     "BadRequest": (("field_violations", 1, ".google.rpc.FieldViolation", True),),
     "RetryInfo": (("retry_delay", 1, ".google.protobuf.Duration", False),),
+    "DebugInfo": (("stack_entries", 1, "string", True), ("detail", 2, "string", False)),
 }
+
+KEY = "grpc-status-details-bin"
+"""The trailer's name."""
+
+CARILLON = "carillon"
+"""The domain of reasons that are the scheduler's, or codes of a run's error."""
 
 
 @dataclass
@@ -46,6 +53,8 @@ class StatusDetails:
     """What the details say; empty where there were none."""
 
     reason: str = ""
+    domain: str = ""
+    detail: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     violations: list[tuple[str, str]] = field(default_factory=list)
     retry_after: float | None = None
@@ -64,15 +73,32 @@ def decode(data: bytes | str | None) -> StatusDetails:
     return found
 
 
+def encode(code: int, message: str, *, reason: str, detail: str) -> bytes:
+    """The trailer's value for a failure that has a name. code, message: those of the status itself."""
+    status = _message("Status")(code=code, message=message)
+    _add(status, "ErrorInfo", reason=reason, domain=CARILLON)
+    if detail:
+        _add(status, "DebugInfo", detail=detail)
+    data: bytes = status.SerializeToString()
+    return data
+
+
+def _add(status: Any, name: str, **fields: str) -> None:
+    packed = status.details.add(type_url=f"type.googleapis.com/google.rpc.{name}")
+    packed.value = _message(name)(**fields).SerializeToString()
+
+
 def _read(packed: any_pb2.Any, found: StatusDetails) -> None:
     kind = packed.type_url.rpartition("/")[2]
     if kind == "google.rpc.ErrorInfo":
         info = _message("ErrorInfo").FromString(packed.value)
-        found.reason = info.reason
+        found.reason, found.domain = info.reason, info.domain
         found.metadata = {entry.key: entry.value for entry in info.metadata}
     elif kind == "google.rpc.BadRequest":
         request = _message("BadRequest").FromString(packed.value)
         found.violations += [(wrong.field, wrong.description) for wrong in request.field_violations]
+    elif kind == "google.rpc.DebugInfo":
+        found.detail = _message("DebugInfo").FromString(packed.value).detail
     elif kind == "google.rpc.RetryInfo":
         delay = _message("RetryInfo").FromString(packed.value).retry_delay
         found.retry_after = delay.seconds + delay.nanos / 1e9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
@@ -22,6 +23,11 @@ def to_struct(value: Mapping[str, object], what: str) -> struct_pb2.Struct:
     struct = struct_pb2.Struct()
     _fill_struct(struct, value, what)
     return struct
+
+
+def from_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """The JSON object; numbers without a fraction are ints, as far as doubles count them."""
+    return {key: _plain(value) for key, value in struct.fields.items()}
 
 
 def to_duration(value: Seconds, what: str) -> duration_pb2.Duration:
@@ -44,6 +50,18 @@ def to_timestamp(value: datetime, what: str) -> timestamp_pb2.Timestamp:
     timestamp = timestamp_pb2.Timestamp()
     timestamp.FromDatetime(value)
     return timestamp
+
+
+def _plain(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return from_struct(value.struct_value)
+    if kind == "list_value":
+        return [_plain(entry) for entry in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) <= LARGEST_INTEGER else number
+    return None if kind in (None, "null_value") else getattr(value, kind)
 
 
 def _fill_struct(struct: struct_pb2.Struct, value: Mapping[str, object], where: str) -> None:

@@ -52,6 +52,9 @@ class JobHandlerServiceServicer(object):
         """Carries out one attempt at a run. `OK` completes the attempt; any other status fails it, and its code and message
         are kept (`INVALID_ARGUMENT` and `UNIMPLEMENTED` are not tried again).
 
+        To name the failure as well, attach `google.rpc` details: an `ErrorInfo` of domain `carillon`, whose `reason` (such
+        as `EXPORT_EMPTY`) becomes the error's code, and a `DebugInfo`, whose `detail` becomes its detail.
+
         The call's deadline is the attempt's timeout. It is cancelled when the run is asked to stop: stop the work, and
         answer as you like. The metadata carries `idempotency-key` (the run's id), `carillon-attempt` and `carillon-claim`.
         A run may be attempted more than once: make its effect happen once by the run's id.

@@ -364,8 +364,9 @@ class RunError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """A short code: `HANDLER_ERROR`, `HTTP_STATUS`, `HTTP_UNREACHABLE`, `ATTEMPT_TIMEOUT`, `RUN_TIMEOUT`,
-    `WORKER_LOST`, `CANCELLED`, `OVERLAP`, `BAD_PAYLOAD`, `BAD_RESULT`, `JOB_REMOVED`.
+    """A short code: `HANDLER_ERROR`, `HTTP_STATUS`, `HTTP_UNREACHABLE`, `GRPC_STATUS`, `GRPC_REFUSED`,
+    `ATTEMPT_TIMEOUT`, `RUN_TIMEOUT`, `WORKER_LOST`, `CANCELLED`, `OVERLAP`, `BAD_PAYLOAD`, `BAD_RESULT`,
+    `JOB_REMOVED`, or one that a service chose. `BAD_PAYLOAD`, `BAD_RESULT` and `GRPC_REFUSED` are not tried again.
     """
     message: _builtins.str
     """One sentence for people. At most 4 KiB."""

@@ -1,0 +1,239 @@
+"""Every call that the clients offer, described once: its arguments, its request, and how its answer is read."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from carillon.declaration import PolicyOptions, TimingOptions
+from carillon.names import job_name, run_name, schedule_name, service_name
+from carillon.overrides import overrides_and_mask, schedule_and_mask
+from carillon.rpc import Call, Pages, Stream, Streaming, Unary
+from carillon.structs import to_struct, to_timestamp
+from carillon.v1 import (
+    job_pb2,
+    job_service_pb2,
+    registry_service_pb2,
+    run_pb2,
+    run_service_pb2,
+    schedule_pb2,
+    schedule_service_pb2,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+PAGE = 500
+
+# Services.
+
+
+def register_jobs(
+    manifest: registry_service_pb2.RegisterJobsRequest,
+) -> Call[registry_service_pb2.RegisterJobsResponse]:
+    """Registers a manifest, such as `jobs.manifest()`, and answers what changed."""
+    return Unary(lambda stubs: stubs.registry.RegisterJobs).call(manifest, lambda answer: answer)
+
+
+# Jobs.
+
+
+def get_job(job: str) -> Call[job_pb2.Job]:
+    """Reads one job."""
+    request = job_service_pb2.GetJobRequest(name=job_name(job))
+    return Unary(lambda stubs: stubs.jobs.GetJob).call(request, lambda answer: answer.job)
+
+
+def list_jobs(
+    service: str = "-", *, labels: Mapping[str, str] | None = None, show_archived: bool = False
+) -> Pages[job_pb2.Job]:
+    """All jobs, or those of one service, ordered by service and job."""
+    request = job_service_pb2.ListJobsRequest(
+        parent=service_name(service), labels=labels, show_archived=show_archived, page_size=PAGE
+    )
+    return Unary(lambda stubs: stubs.jobs.ListJobs).pages(request, lambda answer: answer.jobs)
+
+
+def update_job(job: str, **overrides: Unpack[PolicyOptions]) -> Call[job_pb2.Job]:
+    """Overrides timing, policies or config: `update_job("email-service/digest", cron="0 7 * * *", retries=5)`.
+
+    Only what is named changes, and it survives the service's next registration. config replaces the overridden
+    keys as a whole.
+    """
+    values, mask = overrides_and_mask(overrides)
+    request = job_service_pb2.UpdateJobRequest(name=job_name(job), overrides=values, update_mask=mask)
+    return Unary(lambda stubs: stubs.jobs.UpdateJob).call(request, lambda answer: answer.job)
+
+
+def reset_job_overrides(job: str, fields: Iterable[str] = ()) -> Call[job_pb2.Job]:
+    """Clears all overrides, or those of these fields, such as `timing.cron`."""
+    request = job_service_pb2.ResetJobOverridesRequest(name=job_name(job))
+    request.mask.paths.extend(fields)
+    return Unary(lambda stubs: stubs.jobs.ResetJobOverrides).call(request, lambda answer: answer.job)
+
+
+def pause_job(job: str) -> Call[job_pb2.Job]:
+    """Holds a job: its schedules owe nothing from now on."""
+    request = job_service_pb2.PauseJobRequest(name=job_name(job))
+    return Unary(lambda stubs: stubs.jobs.PauseJob).call(request, lambda answer: answer.job)
+
+
+def resume_job(job: str) -> Call[job_pb2.Job]:
+    """Lets a paused job go on."""
+    request = job_service_pb2.ResumeJobRequest(name=job_name(job))
+    return Unary(lambda stubs: stubs.jobs.ResumeJob).call(request, lambda answer: answer.job)
+
+
+def trigger_job(
+    job: str,
+    payload: Mapping[str, object] | None = None,
+    *,
+    tenants: Iterable[str] = (),
+    test: bool = False,
+    origin: str = "",
+    run_key: str = "",
+    request_id: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Call[list[run_pb2.Run]]:
+    """Runs a job now: one run, or one for each tenant.
+
+    payload: put over the job's config, key by key. run_key: may be used once for a job and tenant; a repeat raises
+    `AlreadyExists`, whose `metadata["run"]` names the run. request_id: give the same one to repeat this call
+    safely (default: a new one).
+    """
+    request = job_service_pb2.TriggerJobRequest(
+        name=job_name(job),
+        tenants=list(tenants),
+        test=test,
+        origin=origin,
+        run_key=run_key,
+        request_id=request_id or str(uuid.uuid4()),
+        labels=labels,
+    )
+    if payload is not None:
+        request.payload.CopyFrom(to_struct(payload, "payload"))
+    return Unary(lambda stubs: stubs.jobs.TriggerJob).call(request, lambda answer: list(answer.runs))
+
+
+def get_job_stats(
+    job: str, *, since: datetime | None = None, until: datetime | None = None
+) -> Call[job_service_pb2.GetJobStatsResponse]:
+    """Counts a job's ended runs (default: of the last 7 days)."""
+    request = job_service_pb2.GetJobStatsRequest(name=job_name(job))
+    _set_range(request, since, until)
+    return Unary(lambda stubs: stubs.jobs.GetJobStats).call(request, lambda answer: answer)
+
+
+# Schedules.
+
+
+def get_schedule(job: str, *, tenant: str = "-", schedule: str = "default") -> Call[schedule_pb2.Schedule]:
+    """Reads one schedule; by default the job's own."""
+    request = schedule_service_pb2.GetScheduleRequest(name=schedule_name(job, tenant, schedule))
+    return Unary(lambda stubs: stubs.schedules.GetSchedule).call(request, lambda answer: answer.schedule)
+
+
+def list_schedules(job: str = "-/-", *, tenant: str = "*") -> Pages[schedule_pb2.Schedule]:
+    """All schedules that the caller may see, of one job, or of one tenant."""
+    request = schedule_service_pb2.ListSchedulesRequest(parent=f"{job_name(job)}/tenants/{tenant}", page_size=PAGE)
+    return Unary(lambda stubs: stubs.schedules.ListSchedules).pages(request, lambda answer: answer.schedules)
+
+
+def put_schedule(
+    job: str,
+    *,
+    tenant: str,
+    schedule: str = "default",
+    enabled: bool | None = None,
+    config: Mapping[str, object] | None = None,
+    labels: Mapping[str, str] | None = None,
+    **timing: Unpack[TimingOptions],
+) -> Call[schedule_pb2.Schedule]:
+    """Creates or updates a tenant's schedule. What is not named stays as it is; a new one is enabled."""
+    values, mask = schedule_and_mask(timing, enabled, config, labels)
+    values.name = schedule_name(job, tenant, schedule)
+    request = schedule_service_pb2.PutScheduleRequest(schedule=values, update_mask=mask)
+    return Unary(lambda stubs: stubs.schedules.PutSchedule).call(request, lambda answer: answer.schedule)
+
+
+# Runs.
+
+
+def get_run(run: str | uuid.UUID) -> Call[run_pb2.Run]:
+    """Reads one run, live or ended."""
+    request = run_service_pb2.GetRunRequest(name=run_name(run))
+    return Unary(lambda stubs: stubs.runs.GetRun).call(request, lambda answer: answer.run)
+
+
+def list_runs(
+    job: str = "",
+    *,
+    tenant: str = "",
+    labels: Mapping[str, str] | None = None,
+    states: Iterable[str] = (),
+    trigger_sources: Iterable[str] = (),
+    origin: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Pages[run_pb2.Run]:
+    """Runs, newest first. states such as `FAILED`, trigger_sources such as `MANUAL`; all filters must hold."""
+    request = run_service_pb2.ListRunsRequest(
+        job=job_name(job) if job else "",
+        tenant=tenant,
+        labels=labels,
+        states=[_enum(run_pb2.RunState, "RUN_STATE_", state) for state in states],
+        trigger_sources=[_enum(run_pb2.TriggerSource, "TRIGGER_SOURCE_", source) for source in trigger_sources],
+        origin=origin,
+        page_size=PAGE,
+    )
+    _set_range(request, since, until)
+    return Unary(lambda stubs: stubs.runs.ListRuns).pages(request, lambda answer: answer.runs)
+
+
+def watch_runs(*, job: str = "", schedule: str = "", run: str | uuid.UUID = "") -> Stream[run_pb2.Run]:
+    """Runs as they change, of one job, schedule (by resource name) or run. Ends when a watched run has ended."""
+    request = run_service_pb2.WatchRunsRequest()
+    if job:
+        request.job = job_name(job)
+    elif schedule:
+        request.schedule = schedule
+    elif run:
+        request.run = run_name(run)
+    else:
+        raise ValueError("watch_runs needs a job, a schedule or a run")
+    return Streaming(lambda stubs: stubs.runs.WatchRuns).stream(request, lambda answer: answer.run)
+
+
+def list_attempts(run: str | uuid.UUID) -> Call[list[run_pb2.Attempt]]:
+    """The attempts of a run, the first one first."""
+    request = run_service_pb2.ListAttemptsRequest(name=run_name(run))
+    return Unary(lambda stubs: stubs.runs.ListAttempts).call(request, lambda answer: list(answer.attempts))
+
+
+def list_items(run: str | uuid.UUID, *, failed_only: bool = False) -> Pages[run_pb2.Item]:
+    """The items of a run's last attempt, by key."""
+    request = run_service_pb2.ListItemsRequest(name=run_name(run), failed_only=failed_only, page_size=PAGE)
+    return Unary(lambda stubs: stubs.runs.ListItems).pages(request, lambda answer: answer.items)
+
+
+def cancel_run(run: str | uuid.UUID, reason: str = "") -> Call[run_pb2.Run]:
+    """Asks a run to stop."""
+    request = run_service_pb2.CancelRunRequest(name=run_name(run), reason=reason)
+    return Unary(lambda stubs: stubs.runs.CancelRun).call(request, lambda answer: answer.run)
+
+
+def _set_range(request: Any, since: datetime | None, until: datetime | None) -> None:
+    if since is not None:
+        request.since.CopyFrom(to_timestamp(since, "since"))
+    if until is not None:
+        request.until.CopyFrom(to_timestamp(until, "until"))
+
+
+def _enum(kind: Any, prefix: str, name: str) -> Any:
+    try:
+        return kind.Value(prefix + name.upper())
+    except ValueError:
+        known = ", ".join(value.removeprefix(prefix) for value in kind.keys()[1:])
+        raise ValueError(f"{name!r} is none of {known}") from None

@@ -1,0 +1,1 @@
+"""Carillon in web frameworks: `integrations.starlette` (FastAPI too) and `integrations.django`."""

@@ -1,0 +1,125 @@
+"""Jobs in a Django project: registered by each process that serves, once, and by no other."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from local_stack.ports import free_port
+from tests.e2e.cluster import fetch
+from tests.rpc.client.conftest import ScriptedScheduler
+from tests.rpc.integrations.conftest import NOBODY, Programs, post, registered
+
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "examples.django_service.settings"}
+
+# Does what is asked of Django, and then says whether Carillon's thread runs.
+REPORT = """
+import sys, threading
+try:
+    {}
+finally:
+    names = [thread.name for thread in threading.enumerate()]
+    print("carillon runs" if "carillon" in names else "carillon does not run", names.count("carillon"))
+"""
+COMMAND = "from django.core.management import execute_from_command_line as run; run(['manage.py', *{!r}])"
+OWN_COMMAND = """
+from carillon.integrations.django import start
+from django.apps import AppConfig
+from django.conf import settings
+from examples.django_service.jobs import jobs
+
+class Own(AppConfig):
+    name = "examples.django_service"
+
+    def ready(self):
+        start(jobs, commands=["check"])
+
+settings.configure(INSTALLED_APPS=["__main__.Own"])
+"""
+WSGI = """
+from wsgiref.simple_server import make_server
+from examples.django_service.wsgi import application
+make_server("127.0.0.1", {}, application).serve_forever()
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> dict[str, str]:
+    """The example's settings, with a migrated database."""
+    return {**SETTINGS, "DJANGO_SERVICE_DB": str(tmp_path / "sessions.sqlite3")}
+
+
+async def migrated(programs: Programs, project: dict[str, str]) -> None:
+    await programs.run("-m", "examples.django_service", "migrate", **project)
+
+
+def servers(port: int) -> dict[str, list[str]]:
+    """Each way to serve the project, as arguments for Python."""
+    return {
+        "runserver": ["-m", "examples.django_service", "runserver", str(port)],
+        "runserver without reloader": ["-m", "examples.django_service", "runserver", str(port), "--noreload"],
+        "WSGI server": ["-c", WSGI.format(port)],
+        "ASGI server": ["-m", "uvicorn", "examples.django_service.asgi:application", "--port", str(port)],
+    }
+
+
+@pytest.mark.parametrize("server", list(servers(0)))
+async def test_a_server_registers_once_and_its_view_is_the_jobs_endpoint(
+    scheduler: ScriptedScheduler, programs: Programs, project: dict[str, str], server: str
+) -> None:
+    await migrated(programs, project)
+    port = free_port()
+    project["DJANGO_SERVICE_URL"] = f"http://127.0.0.1:{port}"
+    await programs.start(*servers(port)[server], **project)
+    manifest = await registered(scheduler)
+    [job] = manifest.jobs
+    assert (manifest.service, job.job, job.timing.cron) == ("django-service", "clear-sessions", "0 4 * * *")
+    await programs.processes.wait_until("program", lambda: listens(manifest.base_url))
+    assert await post(manifest.base_url + job.target.http.endpoint) == (200, b'{"metrics": {"deleted": 0}}')
+    assert scheduler.registrations.empty()
+
+
+async def listens(url: str) -> bool:
+    status, _ = await fetch(url)
+    return status != 0
+
+
+@pytest.mark.parametrize("command", [["check"], ["migrate"], ["shell", "-c", "pass"]], ids=lambda command: command[0])
+async def test_a_management_command_registers_nothing(
+    programs: Programs, project: dict[str, str], command: list[str]
+) -> None:
+    await programs.start("-c", REPORT.format(COMMAND.format(command)), **project)
+    await programs.says("carillon does not run")
+
+
+async def test_the_process_that_only_reloads_the_server_registers_nothing(
+    programs: Programs, project: dict[str, str]
+) -> None:
+    # The port is wrong, so the reloader's child ends at once, and the reloader with it.
+    await programs.start("-c", REPORT.format(COMMAND.format(["runserver", "no port"])), **project)
+    await programs.says("carillon does not run")
+
+
+async def test_whatever_else_loads_the_apps_is_taken_for_a_server_and_starting_twice_starts_once(
+    programs: Programs, project: dict[str, str]
+) -> None:
+    twice = "import django; django.setup(); from django.apps import apps; apps.get_app_config('django_service').ready()"
+    await programs.start("-c", REPORT.format(twice), **project)
+    await programs.says("carillon runs 1")
+
+
+async def test_a_command_of_the_projects_own_may_be_said_to_serve(programs: Programs) -> None:
+    await programs.start("-c", OWN_COMMAND + REPORT.format(COMMAND.format(["check"])))
+    await programs.says("carillon runs 1")
+
+
+async def test_a_server_that_found_no_scheduler_ends_in_order(programs: Programs, project: dict[str, str]) -> None:
+    await migrated(programs, project)
+    server = servers(free_port())["runserver without reloader"]
+    await programs.start(*server, **{**project, "CARILLON_TARGET": NOBODY})
+    await programs.says("the jobs of django-service are not registered: UNAVAILABLE")
+    await programs.says("Quit the server with CONTROL-C.")
+    assert await programs.processes.end("program", signal.SIGINT) == 0
+    assert "Traceback" not in await programs.says("")

@@ -1,0 +1,75 @@
+"""The clients' methods as people and type checkers see them: derived from one description, with nothing lost."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Generator
+from typing import assert_type
+
+import pytest
+from carillon import Client, blocking, calls
+from carillon.v1 import job_pb2, registry_service_pb2, run_pb2, schedule_pb2
+
+
+def described() -> list[str]:
+    return [
+        name
+        for name, value in vars(calls).items()
+        if inspect.isfunction(value) and value.__module__ == calls.__name__ and not name.startswith("_")
+    ]
+
+
+@pytest.mark.parametrize("kind", [Client, blocking.Client])
+def test_both_clients_offer_every_call_with_its_arguments_and_documentation(
+    kind: type[Client] | type[blocking.Client],
+) -> None:
+    assert len(described()) > 15
+    for name in described():
+        description, method = getattr(calls, name), getattr(kind, name)
+        assert method.__doc__ == description.__doc__
+        assert method.__qualname__ == f"Client.{name}"
+        parameters = list(inspect.signature(method).parameters.values())
+        assert parameters[1:] == list(inspect.signature(description).parameters.values()), name
+
+
+def test_signatures_say_what_comes_back() -> None:
+    assert str(inspect.signature(blocking.Client("x").get_job)) == "(job: 'str') -> 'job_pb2.Job'"
+    assert str(inspect.signature(Client("x").list_attempts)).endswith("-> 'list[run_pb2.Attempt]'")
+    assert str(inspect.signature(Client("x").watch_runs)).endswith("-> 'AsyncGenerator[run_pb2.Run, None]'")
+    assert inspect.iscoroutinefunction(Client("x").get_job)
+
+
+# The rest is read by mypy, which runs over the tests: an ignore that is not needed is an error too.
+
+
+async def the_async_client_is_typed(client: Client) -> None:
+    assert_type(await client.get_job("a/b"), job_pb2.Job)
+    assert_type(await client.update_job("a/b", cron="@daily", retries=3), job_pb2.Job)
+    assert_type(await client.trigger_job("a/b", {"x": 1}, tenants=["t"]), list[run_pb2.Run])
+    assert_type(await client.put_schedule("a/b", tenant="t", cron="@daily"), schedule_pb2.Schedule)
+    assert_type(client.list_jobs("a"), AsyncGenerator[job_pb2.Job, None])
+    assert_type(client.watch_runs(run="1"), AsyncGenerator[run_pb2.Run, None])
+    async with client as opened:
+        assert_type(opened, Client)
+    client.get_job(1)  # type: ignore[arg-type, unused-coroutine]
+    client.update_job("a/b", crom="@daily")  # type: ignore[call-arg, unused-coroutine]
+    client.update_job("a/b", overlap="sometimes")  # type: ignore[arg-type, unused-coroutine]
+    client.put_schedule("a/b")  # type: ignore[call-arg, unused-coroutine]
+
+
+def the_blocking_client_is_typed(client: blocking.Client) -> None:
+    assert_type(client.get_job("a/b"), job_pb2.Job)
+    assert_type(client.update_job("a/b", cron="@daily", retries=3), job_pb2.Job)
+    assert_type(client.trigger_job("a/b", {"x": 1}, tenants=["t"]), list[run_pb2.Run])
+    assert_type(client.put_schedule("a/b", tenant="t", cron="@daily"), schedule_pb2.Schedule)
+    assert_type(
+        client.register_jobs(registry_service_pb2.RegisterJobsRequest()), registry_service_pb2.RegisterJobsResponse
+    )
+    assert_type(client.list_jobs("a"), Generator[job_pb2.Job, None, None])
+    assert_type(client.watch_runs(run="1"), Generator[run_pb2.Run, None, None])
+    with client as opened:
+        assert_type(opened, blocking.Client)
+    client.get_job(1)  # type: ignore[arg-type]
+    client.update_job("a/b", crom="@daily")  # type: ignore[call-arg]
+    client.update_job("a/b", overlap="sometimes")  # type: ignore[arg-type]
+    client.put_schedule("a/b")  # type: ignore[call-arg]
