@@ -147,9 +147,9 @@ def scheduler_registry() -> CollectorRegistry:
     """What a scheduler shows, of one that was built and never started."""
 
     async def build() -> CollectorRegistry:
-        nowhere = "postgresql://nobody@localhost/nowhere"
-        app = App(read_settings(database_url=nowhere, engine_url=nowhere))
-        await app.database.close()
+        urls = {f"{role}_url": f"postgresql://{role}@localhost/nowhere" for role in ("database", "engine")}
+        app = App(read_settings(**urls))
+        await app.close()
         return app.registry
 
     return asyncio.run(build())

@@ -32,10 +32,15 @@ class Secrets:
         return f"*={self.worker_token},email-service={self.email_service_token},kpi-service={self.kpi_service_token}"
 
     def admin_jwt(self) -> str:
-        """A JWT with the admin role, good for twelve hours."""
-        now = datetime.now(UTC)
-        claims = {"sub": "local-admin", "role": "admin", "iss": "carillon", "aud": "carillon", "iat": now}
-        return jwt.encode({**claims, "exp": now + ADMIN_TOKEN_LIFETIME}, self.jwt_secret, algorithm="HS256")
+        """See `admin_jwt`."""
+        return admin_jwt(self.jwt_secret)
+
+
+def admin_jwt(jwt_secret: str) -> str:
+    """A JWT with the admin role, good for twelve hours."""
+    now = datetime.now(UTC)
+    claims = {"sub": "local-admin", "role": "admin", "iss": "carillon", "aud": "carillon", "iat": now}
+    return jwt.encode({**claims, "exp": now + ADMIN_TOKEN_LIFETIME}, jwt_secret, algorithm="HS256")
 
 
 def kept_secrets(file: Path) -> Secrets:

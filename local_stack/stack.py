@@ -128,9 +128,18 @@ class Stack:
 
     async def start(self) -> None:
         """Returns once the services answer. Whoever calls it stops the stack, also if this fails."""
-        urls = self._urls if self._urls is not None else await asyncio.to_thread(self._embedded_urls)
-        await self._start_scheduler(urls)
-        await self._start_worker()
+        ports, secrets = self.ports, self.secrets
+        await start_scheduler(
+            self.processes,
+            await self._database_urls(),
+            ports.scheduler,
+            ports.scheduler_metrics,
+            {
+                "CARILLON_SERVICE_TOKENS": secrets.service_tokens,
+                "CARILLON_JWT_SECRET": secrets.jwt_secret,
+            },
+        )
+        await start_worker(self.processes, self.target, secrets.worker_token, ports.worker_metrics)
         await self._start_examples()
 
     async def stop(self) -> None:
@@ -143,48 +152,18 @@ class Stack:
         """Until a process ends that should not. Errors: LocalStackError with its last log lines."""
         await self.processes.watch()
 
-    def _embedded_urls(self) -> DatabaseUrls:
-        assert self.postgres is not None
-        self.postgres.start()
-        self.postgres.create_database("carillon")
-        return DatabaseUrls(
-            api=self.postgres.url("carillon_api", self.secrets.api_password),
-            engine=self.postgres.url("carillon_engine", self.secrets.engine_password),
-            migration=self.postgres.url("carillon_admin"),
-        )
-
-    async def _start_scheduler(self, urls: DatabaseUrls) -> None:
-        await self._run(
-            "scheduler",
-            "scheduler_service",
-            {
-                "CARILLON_DATABASE_URL": urls.api,
-                "CARILLON_ENGINE_URL": urls.engine,
-                "CARILLON_MIGRATION_URL": urls.migration,
-                "CARILLON_PORT": str(self.ports.scheduler),
-                "CARILLON_METRICS_PORT": str(self.ports.scheduler_metrics),
-                "CARILLON_SERVICE_TOKENS": self.secrets.service_tokens,
-                "CARILLON_JWT_SECRET": self.secrets.jwt_secret,
-            },
-            ready=f"http://{LOCALHOST}:{self.ports.scheduler_metrics}/readyz",
-        )
-
-    async def _start_worker(self) -> None:
-        await self._run(
-            "worker",
-            "worker_service",
-            {
-                "CARILLON_TARGET": self.target,
-                "CARILLON_WORKER_TOKEN": self.secrets.worker_token,
-                "CARILLON_WORKER_PORT": str(self.ports.worker_metrics),
-            },
-            ready=f"http://{LOCALHOST}:{self.ports.worker_metrics}/readyz",
-        )
+    async def _database_urls(self) -> DatabaseUrls:
+        if self.postgres is None:
+            assert self._urls is not None
+            return self._urls
+        passwords = (self.secrets.api_password, self.secrets.engine_password)
+        return await asyncio.to_thread(embedded_urls, self.postgres, *passwords)
 
     async def _start_examples(self) -> None:
         smtp = {"SMTP_HOST": LOCALHOST, "SMTP_PORT": str(self.ports.smtp)}
-        await self._run("smtp-sink", "examples.smtp_sink", {**smtp, "SMTP_SINK_FILE": str(self.mailbox)})
-        await self._run(
+        await _run(self.processes, "smtp-sink", "examples.smtp_sink", {**smtp, "SMTP_SINK_FILE": str(self.mailbox)})
+        await _run(
+            self.processes,
             "email-service",
             "examples.email_service",
             {
@@ -195,7 +174,8 @@ class Stack:
             },
         )
         await self._registered("email-service")
-        await self._run(
+        await _run(
+            self.processes,
             "kpi-service",
             "examples.kpi_service",
             {
@@ -214,12 +194,61 @@ class Stack:
 
         await self.processes.wait_until(name, says_so)
 
-    async def _run(self, name: str, module: str, settings: Mapping[str, str], *, ready: str | None = None) -> None:
-        async def answers() -> bool:
-            return await asyncio.to_thread(_is_ok, str(ready))
 
-        command = [sys.executable, "-m", module]
-        await self.processes.start(name, command, settings, cwd=ROOT, ready=answers if ready else None)
+def embedded_urls(postgres: EmbeddedPostgres, api_password: str, engine_password: str) -> DatabaseUrls:
+    """Starts PostgreSQL, with a database for the scheduler; its roles come with the migration."""
+    postgres.start()
+    postgres.create_database("carillon")
+    return DatabaseUrls(
+        api=postgres.url("carillon_api", api_password),
+        engine=postgres.url("carillon_engine", engine_password),
+        migration=postgres.url("carillon_admin"),
+    )
+
+
+async def start_scheduler(
+    processes: Processes, urls: DatabaseUrls, port: int, metrics_port: int, secrets: Mapping[str, str]
+) -> None:
+    """Returns once it answers. `secrets`: the settings that say whom it trusts."""
+    await _run(
+        processes,
+        "scheduler",
+        "scheduler_service",
+        {
+            "CARILLON_DATABASE_URL": urls.api,
+            "CARILLON_ENGINE_URL": urls.engine,
+            "CARILLON_MIGRATION_URL": urls.migration,
+            "CARILLON_PORT": str(port),
+            "CARILLON_METRICS_PORT": str(metrics_port),
+            **secrets,
+        },
+        ready=f"http://{LOCALHOST}:{metrics_port}/readyz",
+    )
+
+
+async def start_worker(processes: Processes, target: str, token: str, metrics_port: int) -> None:
+    """Returns once it is connected."""
+    await _run(
+        processes,
+        "worker",
+        "worker_service",
+        {
+            "CARILLON_TARGET": target,
+            "CARILLON_WORKER_TOKEN": token,
+            "CARILLON_WORKER_PORT": str(metrics_port),
+        },
+        ready=f"http://{LOCALHOST}:{metrics_port}/readyz",
+    )
+
+
+async def _run(
+    processes: Processes, name: str, module: str, settings: Mapping[str, str], *, ready: str | None = None
+) -> None:
+    async def answers() -> bool:
+        return await asyncio.to_thread(_is_ok, str(ready))
+
+    command = [sys.executable, "-m", module]
+    await processes.start(name, command, settings, cwd=ROOT, ready=answers if ready else None)
 
 
 def _is_ok(url: str) -> bool:

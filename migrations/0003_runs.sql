@@ -207,7 +207,7 @@ begin
   comment on table carillon.job_stats is
     'Counts of ended runs by job, hour and outcome. Appended by a trigger for each batch; a loop folds rows of one key into one.';
   create index job_stats_by_job on carillon.job_stats (job_id, hour);
-  create index job_stats_by_hour on carillon.job_stats (hour);
+  create index job_stats_by_hour on carillon.job_stats (hour, job_id, state);
 
   -- A batch of records becomes a few rows here: a trigger for each row cost ten times as much, and deadlocked.
   create function carillon.count_ended_runs() returns trigger language plpgsql

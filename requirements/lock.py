@@ -1,7 +1,8 @@
 """Writes the lock files: exact versions with hashes, no addresses. `make lock` calls it.
 
 dev.lock has everything; services.lock and examples.lock are what the images install, in the very versions of dev.lock,
-so that what is shipped is what was tested. codegen.lock stands alone.
+so that what is shipped is what was tested. codegen.lock stands alone. client-oldest.lock and client-newest.lock are the
+limits of what the client declares to work with.
 """
 
 from __future__ import annotations
@@ -47,7 +48,15 @@ def lock_images() -> None:
     lock_needs(wanted("examples"), HERE / "examples.lock", *as_tested)
 
 
+def lock_client() -> None:
+    """The least and the most that the client's declared needs allow, for tests/compat to try it with both."""
+    needs = HERE.parent / "clients" / "python" / "pyproject.toml"
+    lock(needs, HERE / "client-oldest.lock", "--upgrade", "--python-version", "3.10", "--resolution", "lowest-direct")
+    lock(needs, HERE / "client-newest.lock", "--upgrade", "--python-version", "3.10")
+
+
 if __name__ == "__main__":
     lock_needs(wanted("examples", "local", "dev"), DEV, "--upgrade")
     lock_images()
     lock(HERE / "codegen.in", HERE / "codegen.lock", "--upgrade")
+    lock_client()

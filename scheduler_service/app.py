@@ -135,6 +135,11 @@ class App:
         await self._engine.drain()
         log.info("drained")
 
+    async def close(self) -> None:
+        """Lets go of what was built, for an app that is not run."""
+        await self._server.stop(None)
+        await self.database.close()
+
     def _services(self) -> Mapping[str, Registration]:
         zone = self._settings.default_time_zone
         registry = RegistryService(self.database, self._wakeups, default_time_zone=zone)

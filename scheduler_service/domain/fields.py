@@ -57,6 +57,11 @@ def check_text(text: str, field: str, wrong: Violations, *, at_most: int) -> Non
         wrong.add(field, "it has a NUL character, which cannot be stored; leave it out")
 
 
+def is_storable(text: str) -> bool:
+    """Whether the database can hold a text: none with a NUL, or with half of a surrogate pair, which JSON can spell."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def check_duration(
     duration: timedelta | None, field: str, wrong: Violations, *, least: timedelta, most: timedelta
 ) -> None:

@@ -24,14 +24,18 @@ _SECOND = timedelta(seconds=1)
 _HOUR = timedelta(hours=1)
 _WEEK = timedelta(days=7)
 _MONTH = timedelta(days=30)
-_MAX_INT64 = (1 << 63) - 1
+# Above a time in nanoseconds (until 2096), and below what a slip such as the largest int64 would register for good.
+MAX_GENERATION = 4 * 10**18
 
 
 def check_manifest(manifest: Manifest, wrong: Violations) -> None:
     """A whole manifest; paths are those of RegisterJobsRequest, such as `jobs[3].timing.cron`."""
     check_id(manifest.service, "service", wrong, what="a service")
-    if not 0 <= manifest.generation <= _MAX_INT64:
-        wrong.add("generation", f"{manifest.generation} is negative; send a number that grows with each deploy")
+    if not 0 <= manifest.generation <= MAX_GENERATION:
+        wrong.add(
+            "generation",
+            f"{manifest.generation:,} is not from 0 to {MAX_GENERATION:,}; send a number that grows with each deploy",
+        )
     if manifest.base_url:
         fields.check_url(manifest.base_url, "base_url", wrong)
         if "?" in manifest.base_url:

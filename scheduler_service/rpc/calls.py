@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from scheduler_service.domain.access import ANONYMOUS, Principal
-from scheduler_service.domain.errors import Refusal
+from scheduler_service.domain.errors import InvalidInput, Refusal, Violation
 from scheduler_service.rpc.credentials import Credentials
 from scheduler_service.rpc.degraded import DEGRADED_TRAILER, empty_list_of
 from scheduler_service.rpc.errors import code_of, status_of
@@ -56,17 +56,46 @@ class Calls(grpc.aio.ServerInterceptor):
             return handler
         metadata = handler_call_details.invocation_metadata
         call = _Call(method, lambda: self._credentials.principal(metadata), self._metrics)
+        decode = _decoder(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                call.answering(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+                call.answering(handler.unary_unary), decode, handler.response_serializer
             )
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                call.streaming(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                call.streaming(handler.unary_stream), decode, handler.response_serializer
             )
         return grpc.stream_stream_rpc_method_handler(
-            call.streaming(handler.stream_stream), handler.request_deserializer, handler.response_serializer
+            call.conversing(handler.stream_stream), decode, handler.response_serializer
         )
+
+
+class _Undecodable:
+    """Stands in for a message whose bytes are none: gRPC itself would answer UNKNOWN to what a decoder raises."""
+
+    def __init__(self, error: DecodeError) -> None:
+        self.refusal = InvalidInput(Violation("request", f"its bytes are no message of this method: {error}"))
+
+
+def _decoder(decode: Callable[[bytes], Message]) -> Callable[[bytes], Message | _Undecodable]:
+    def decoded(body: bytes) -> Message | _Undecodable:
+        try:
+            return decode(body)
+        except DecodeError as error:
+            return _Undecodable(error)
+
+    return decoded
+
+
+def _sound(request: Any) -> Any:
+    if isinstance(request, _Undecodable):
+        raise request.refusal
+    return request
+
+
+async def _all_sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _sound(request)
 
 
 class _Call:
@@ -82,7 +111,7 @@ class _Call:
             with self._metrics.timed(self._method) as outcome:
                 try:
                     _caller.set(self._principal())
-                    return await handler(request, context)
+                    return await handler(_sound(request), context)
                 except Exception as error:
                     refusal = self._refusal(error)
                     empty = empty_list_of(self._method) if isinstance(refusal, SchemaMissing) else None
@@ -99,7 +128,7 @@ class _Call:
             with self._metrics.timed(self._method) as outcome:
                 try:
                     _caller.set(self._principal())
-                    async for message in handler(request, context):
+                    async for message in handler(_sound(request), context):
                         yield message
                 except Exception as error:
                     refusal = self._refusal(error)
@@ -107,6 +136,9 @@ class _Call:
                     await _abort(context, refusal)
 
         return stream
+
+    def conversing(self, handler: Callable[[Any, Context], AsyncIterator[Message]]) -> Any:
+        return self.streaming(lambda requests, context: handler(_all_sound(requests), context))
 
     def _refusal(self, error: Exception) -> Refusal:
         if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):

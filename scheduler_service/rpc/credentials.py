@@ -11,6 +11,7 @@ import jwt
 from scheduler_service.domain.access import ANONYMOUS, Kind, Principal
 from scheduler_service.domain.credentials import JwtRules, ServiceToken, secret_hash
 from scheduler_service.domain.errors import Unauthenticated
+from scheduler_service.domain.fields import is_storable
 
 _MAX_TOKEN_BYTES = 8192
 _LEEWAY_SECONDS = 10
@@ -64,11 +65,17 @@ class Credentials:
         return self._from_claims(claims)
 
     def _from_claims(self, claims: Mapping[str, Any]) -> Principal:
-        subject = str(claims["sub"])
+        subject = _storable("sub", str(claims["sub"]))
         if _at(claims, self._jwt.role_claim) == self._jwt.admin_role:
             return Principal(Kind.ADMIN, name=subject)
         tenant = _at(claims, self._jwt.tenant_claim)
-        return Principal(Kind.USER, name=subject, tenant=tenant if isinstance(tenant, str) else "")
+        return Principal(Kind.USER, name=subject, tenant=_storable("tenant", tenant) if isinstance(tenant, str) else "")
+
+
+def _storable(claim: str, text: str) -> str:
+    if not is_storable(text):
+        raise _invalid(f"the JWT's {claim} has a character that cannot be stored, such as NUL")
+    return text
 
 
 def _at(claims: Mapping[str, Any], path: str) -> object:

@@ -31,16 +31,17 @@ class Claim:
 
 
 # A run that is to be alone makes a claim of its own where it stands first, and is passed over until it does. The
-# sub-select on the sequence takes a number only once a run is there.
+# sub-select on the sequence takes a number only once a run is there. The rows are locked by then, and so are found by
+# their place: by run_id, a plan that was made while the table was small walks all of it for every claim.
 _CLAIM: LiteralString = """
 with held as materialized (
   select session_id from carillon.sessions where session_id = %(session)s for key share
 ),
 picked as materialized (
-  select due.run_id, due.alone
+  select due.place, due.alone
   from held, unnest(%(routes)s::text[]) as served(route)
   cross join lateral (
-    select l.run_id, l.alone from carillon.live_runs l
+    select l.ctid as place, l.alone from carillon.live_runs l
     where l.route = served.route and l.session_id is null and not l.blocked
       and l.run_after <= (select coalesce(%(now)s::timestamptz, clock_timestamp()))
     order by l.run_after, l.run_id limit %(limit)s
@@ -49,9 +50,9 @@ picked as materialized (
   limit %(limit)s
 ),
 chosen as materialized (
-  select run_id from picked where not alone and not (select alone from picked limit 1)
+  select place from picked where not alone and not (select alone from picked limit 1)
   union all
-  (select run_id from picked where (select alone from picked limit 1) limit 1)
+  (select place from picked where (select alone from picked limit 1) limit 1)
 ),
 claimed as (
   update carillon.live_runs l set
@@ -59,7 +60,7 @@ claimed as (
     claim_id = (select nextval('carillon.claim_ids')),
     claimed_at = (select coalesce(%(now)s::timestamptz, clock_timestamp())),
     deadline = (select coalesce(%(now)s::timestamptz, clock_timestamp())) + l.attempt_timeout
-  from chosen c where l.run_id = c.run_id
+  from chosen c where l.ctid = c.place
   returning l.run_id, l.claim_id, l.attempt, l.max_attempts, l.job_id, l.tenant_id, l.payload,
     l.attempt_timeout, l.cancel_grace, l.scheduled_for, l.trigger, l.labels
 )

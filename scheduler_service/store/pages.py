@@ -14,14 +14,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from scheduler_service.domain.errors import InvalidInput, Violation
+from scheduler_service.domain.fields import is_storable
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 1000
 _VERSION = 1
 _DIGEST_BYTES = 12
 _MAX_TOKEN_LENGTH = 4096
+_MAX_INTEGER = 2**63 - 1
 
 Position = Sequence[str | int]
 """The values of the columns that a list is ordered by, in its last row."""
@@ -47,19 +50,23 @@ class Pages:
         body = bytes([_VERSION]) + json.dumps(list(position), separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(self._digest(body) + body).rstrip(b"=").decode()
 
-    def position(self, token: str, *, columns: int) -> list[Any] | None:
-        """Where the page begins; None for an empty token, the first page. Refuses with InvalidInput a token that is
-        mangled, of another version, or of another list, filter or caller."""
+    def position(self, token: str, *kinds: type[str | int | UUID]) -> list[Any] | None:
+        """Where the page begins, a value of each kind; None for an empty token, the first page. Refuses with
+        InvalidInput a token that is mangled, of another version, of another list, filter or caller, or made up: its
+        digest is no secret."""
         if not token:
             return None
         raw = _decoded(token)
         body = raw[_DIGEST_BYTES:]
         if not body or raw[:_DIGEST_BYTES] != self._digest(body) or body[0] != _VERSION:
             raise _REFUSED
-        position = json.loads(body[1:])
-        if len(position) != columns:
+        try:
+            values = json.loads(body[1:])
+        except (ValueError, RecursionError):
+            raise _REFUSED from None
+        if not isinstance(values, list) or len(values) != len(kinds):
             raise _REFUSED
-        return list(position)
+        return [_read(value, kind) for value, kind in zip(values, kinds, strict=True)]
 
     def _digest(self, body: bytes) -> bytes:
         choice = json.dumps([self.name, self.filters], sort_keys=True, separators=(",", ":")).encode()
@@ -73,6 +80,18 @@ _REFUSED = InvalidInput(
         " or leave it empty to begin anew",
     )
 )
+
+
+def _read(value: object, kind: type[str | int | UUID]) -> str | int | UUID:
+    """A value of a position, if the database takes it as one of its kind."""
+    if kind is int and type(value) is int and abs(value) <= _MAX_INTEGER:
+        return value
+    if kind is not int and isinstance(value, str) and is_storable(value):
+        try:
+            return value if kind is str else UUID(value)
+        except ValueError:
+            raise _REFUSED from None
+    raise _REFUSED
 
 
 def _decoded(token: str) -> bytes:

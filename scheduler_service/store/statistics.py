@@ -25,7 +25,7 @@ insert into carillon.job_stats
 select job_id, hour, state, sum(runs), sum(timed), sum(total_duration), max(longest_duration),
   sum(items_processed), sum(items_succeeded), sum(items_failed), max(last_finished_at)
 from taken group by job_id, hour, state"""
-_FOLD_RECENT = _FOLD.format(since="date_trunc('hour', clock_timestamp(), 'UTC') - interval '1 hour'")
+_FOLD_RECENT = _FOLD.format(since="date_trunc('hour', now(), 'UTC') - interval '1 hour'")
 _FOLD_ALL = _FOLD.format(since="'-infinity'")
 
 

@@ -10,17 +10,20 @@ whoever puts a schedule of it, so that a schedule cannot follow a timing that is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from scheduler_service.domain.access import SYSTEM_TENANT
 from scheduler_service.domain.job import TimingSpec
 from scheduler_service.domain.names import DEFAULT_SCHEDULE
 from scheduler_service.domain.schedule import NO_EXPRESSION, InForce, Schedule, ScheduleSpec, revise, start_after
 from scheduler_service.domain.timing import TimingError
+from scheduler_service.domain.values import from_json
 from scheduler_service.store import schedules
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.schedules import NewSchedule, Revision
+from scheduler_service.store.schedules import Following, NewSchedule, Revision
 from scheduler_service.usecases.tick import settle_now
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
@@ -64,30 +67,13 @@ async def follow_jobs(tx: Transaction, jobs: Iterable[JobTiming]) -> None:
         return
     await _make_own(tx, timings)
     async for page in schedules.lock_following(tx, timings):
-        revisions = []
-        for schedule in page:
-            wanted = revise(
-                schedule.spec, timings[schedule.job_id], schedule.in_force, is_jobs_own=schedule.name.is_jobs_own
-            )
-            if wanted != schedule.in_force:
-                revisions.append(revision(tx, schedule, wanted))
-        await schedules.put_in_force(tx, revisions)
+        revised = _Revised(timings, tx.now)
+        await schedules.put_in_force(tx, [made for each in page if (made := revised.of(each)) is not None])
 
 
-def revision(tx: Transaction, schedule: Schedule, wanted: InForce, *, enabled: bool | None = None) -> Revision:
-    """What is to be in force for a schedule from now on. `enabled` is what its owner wants (default: as it is)."""
-    owners = schedule.spec.enabled if enabled is None else enabled
-    # A tick may have settled more than this transaction's now while it waited for the lock.
-    since = max(schedule.settled_to, tx.now)
-    made = Revision(
-        schedule_id=schedule.schedule_id,
-        in_force=wanted,
-        enabled=wanted.enabled if schedule.name.is_jobs_own else owners,
-        in_force_from=since,
-        next_run_at=None,
-        set_aside_reason=NO_EXPRESSION if owners and not wanted.enabled and not schedule.name.is_jobs_own else None,
-    )
-    return _armed(made)
+def revision(tx: Transaction, schedule: Schedule, wanted: InForce, *, enabled: bool) -> Revision:
+    """What is in force from now on for a schedule that is not its job's own. `enabled`: whether its owner wants it."""
+    return _armed(_owners(schedule.schedule_id, wanted, max(schedule.settled_to, tx.now), enabled=enabled))
 
 
 def announce(wakeups: Wakeups, runs: int) -> None:
@@ -122,6 +108,47 @@ async def _make_own(tx: Transaction, timings: Mapping[int, TimingSpec]) -> None:
     await schedules.put_in_force(
         tx, [first_revision(tx, schedule_id, new[job_id]) for (job_id, _, _), schedule_id in made.items()]
     )
+
+
+@dataclass(slots=True)
+class _Revised:
+    """What becomes of a page of schedules that follow their jobs: each distinct timing is worked out once."""
+
+    timings: Mapping[int, TimingSpec]
+    now: datetime
+    _wanted: dict[tuple[object, ...], InForce] = field(default_factory=dict)
+    _starts: dict[tuple[InForce, datetime], Revision] = field(default_factory=dict)
+
+    def of(self, schedule: Following) -> Revision | None:
+        """None if it stays as it is."""
+        wanted = self._in_force(schedule)
+        if wanted == schedule.in_force:
+            return None
+        # Settling may have gone beyond now, where it made what waited for its jitter.
+        since = max(schedule.settled_to, self.now)
+        if schedule.is_jobs_own:
+            return _armed(Revision(schedule.schedule_id, wanted, wanted.enabled, since, None, None))
+        made = _owners(schedule.schedule_id, wanted, since, enabled=schedule.enabled)
+        if wanted.jitter:
+            return _armed(made)
+        if (alike := self._starts.get((wanted, since))) is None:
+            alike = self._starts[wanted, since] = _armed(made)
+        return replace(made, next_run_at=alike.next_run_at, set_aside_reason=alike.set_aside_reason)
+
+    def _in_force(self, schedule: Following) -> InForce:
+        kind = (schedule.job_id, schedule.timing, schedule.enabled, schedule.is_jobs_own, schedule.in_force)
+        if (wanted := self._wanted.get(kind)) is None:
+            spec = ScheduleSpec(from_json(TimingSpec, json.loads(schedule.timing)), schedule.enabled)
+            job = self.timings[schedule.job_id]
+            wanted = revise(spec, job, schedule.in_force, is_jobs_own=schedule.is_jobs_own)
+            self._wanted[kind] = wanted
+        return wanted
+
+
+def _owners(schedule_id: int, wanted: InForce, since: datetime, *, enabled: bool) -> Revision:
+    """A revision, not armed, of a schedule whose owner wants it enabled or not."""
+    reason = NO_EXPRESSION if enabled and not wanted.enabled else None
+    return Revision(schedule_id, wanted, enabled, since, None, reason)
 
 
 def _armed(made: Revision) -> Revision:

@@ -47,7 +47,7 @@ async def list_jobs(
     wrong.refuse_if_any()
     limit = page_size(size)
     pages = Pages("jobs", {"caller": str(principal), "of": [wanted.service, labels, wanted.archived]})
-    position = pages.position(token, columns=2)
+    position = pages.position(token, str, str)
     if principal.kind is Kind.USER:
         return [], ""
     async with database.acting_for(principal) as tx:

@@ -49,11 +49,11 @@ async def list_runs(
     require(principal, Action.READ, service=wanted.service)
     limit = page_size(size)
     pages = Pages("runs", {"caller": str(principal), **_choice(wanted)})
-    position = pages.position(token, columns=1)
+    position = pages.position(token, UUID)
     async with database.acting_for(principal) as tx:
         job_ids = await _job_ids(tx, wanted)
         page = await store.list_runs(
-            tx, wanted, job_ids, before=UUID(position[0]) if position is not None else None, limit=limit
+            tx, wanted, job_ids, before=position[0] if position is not None else None, limit=limit
         )
     return RunList(page.runs, pages.token([str(page.runs[-1].run_id)]) if page.more else "")
 
@@ -75,13 +75,11 @@ async def list_items(
     require(principal, Action.READ)
     limit = page_size(size)
     pages = Pages("items", {"caller": str(principal), "run": str(run_id), "failed_only": failed_only})
-    position = pages.position(token, columns=2)
+    position = pages.position(token, int, str)
     async with database.acting_for(principal) as tx:
         run = await _found(tx, run_id)
         # The pages of one list are of one attempt, also if the next one begins meanwhile.
-        attempt, after = (
-            (int(position[0]), str(position[1])) if position is not None else (newest_attempt_number(run), "")
-        )
+        attempt, after = (position[0], position[1]) if position is not None else (newest_attempt_number(run), "")
         items = await attempt_store.list_items(
             tx, run_id, attempt, failed_only=failed_only, after=after, limit=limit + 1
         )

@@ -43,7 +43,7 @@ async def list_schedules(
     limit = page_size(size)
     filters = {"caller": str(principal), "tenant": principal.tenant, "of": [parent.service, parent.job, parent.tenant]}
     pages = Pages("schedules", filters)
-    position = pages.position(token, columns=4)
+    position = pages.position(token, str, str, str, str)
     async with database.acting_for(principal) as tx:
         found = await store.list_schedules(tx, parent, after=position, limit=limit + 1)
     page = found[:limit]

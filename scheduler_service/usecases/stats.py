@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from scheduler_service.domain.access import Action, Kind, Principal, require
 from scheduler_service.domain.errors import InvalidInput, NotFound, Violation
@@ -15,6 +15,7 @@ from scheduler_service.store.runs import jobs_of
 from scheduler_service.store.stats import StateStats, job_stats
 
 DEFAULT_WINDOW = timedelta(days=7)
+_FIRST_INSTANT = datetime.min.replace(tzinfo=UTC)
 
 
 async def get_job_stats(
@@ -25,7 +26,7 @@ async def get_job_stats(
     require(principal, Action.READ, service=job.service)
     async with database.acting_for(principal) as tx:
         until = until or tx.now
-        since = since or until - DEFAULT_WINDOW
+        since = since or until - min(DEFAULT_WINDOW, until - _FIRST_INSTANT)
         if since >= until:
             raise InvalidInput(Violation("until", f"{until.isoformat()} is not after since, {since.isoformat()}"))
         # Counts are over all tenants, so they are no user's.

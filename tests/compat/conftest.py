@@ -21,7 +21,7 @@ _HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The client's wheel, built from this tree."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=CLIENT, check=True, capture_output=True)
     [built] = folder.glob("carillon-*.whl")
     return built
@@ -37,9 +37,9 @@ def environment(wheel: Path, tmp_path: Path) -> Environment:
     def make(python: Path, lock: str) -> Path:
         subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, env=clean_environment())
         inside = tmp_path / "venv" / "bin" / "python"
-        install = [sys.executable, "-m", "pip", "--python", inside, "install", "--quiet", "--no-input"]
-        requirements = ROOT / "requirements" / lock
-        for what in (["--require-hashes", "--only-binary", ":all:", "-r", requirements], ["--no-deps", wheel]):
+        install = [sys.executable, "-m", "pip", "--python", str(inside), "install", "--quiet", "--no-input"]
+        requirements = str(ROOT / "requirements" / lock)
+        for what in (["--require-hashes", "--only-binary", ":all:", "-r", requirements], ["--no-deps", str(wheel)]):
             done = subprocess.run([*install, *what], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
         return inside

@@ -30,7 +30,7 @@ def test_the_wheel_works_where_nothing_else_is_installed(
     if python is None:
         pytest.skip(f"there is no Python {version} here, neither on PATH nor of pyenv")
     inside = environment(python, lock)
-    program = [inside, "-W", "error", "-X", "dev", PROBE]
+    program = [str(inside), "-W", "error", "-X", "dev", str(PROBE)]
     done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path, env=clean_environment())
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -43,6 +43,7 @@ def test_the_wheel_works_where_nothing_else_is_installed(
     assert used["names"] == ["services/kpi-service/jobs/sync"] * 2
     assert used["tested"] == "COMPLETED"
     assert used["server_parts"] == []
+    assert (used["tasks"], used["threads"]) == ([], [])
 
 
 def test_the_wheel_declares_what_it_needs_and_nothing_of_the_server(wheel: Path) -> None:
@@ -59,7 +60,9 @@ def test_the_wheel_declares_what_it_needs_and_nothing_of_the_server(wheel: Path)
 def test_the_wheel_carries_all_that_the_tree_has(wheel: Path) -> None:
     source = CLIENT / "src"
     tree = {
-        str(file.relative_to(source)) for file in source.rglob("*") if file.suffix in (".py", ".pyi") or file.suffix == ""
+        str(file.relative_to(source))
+        for file in source.rglob("*")
+        if file.suffix in (".py", ".pyi") or file.suffix == ""
     }
     with zipfile.ZipFile(wheel) as packed:
         names = set(packed.namelist())

@@ -13,31 +13,10 @@ from local_stack.postgres import EmbeddedPostgres
 from scheduler_service.store.database import Database
 from scheduler_service.store.migrations import FOLDER, Login, expected_version, migrate
 from scheduler_service.usecases.readiness import Readiness
+from tests.migrations.catalogue import catalogue
 
 if TYPE_CHECKING:
     from tests.conftest import DatabaseUrls
-
-CATALOGUE = """
-select 'table ' || c.oid::regclass || ' ' || c.relrowsecurity || c.relforcerowsecurity || pg_get_userbyid(c.relowner)
-       || coalesce(c.relacl::text, '')
-  from pg_class c where relnamespace = 'carillon'::regnamespace and relkind in ('r', 'p', 'S')
-union all
-select 'column ' || a.attrelid::regclass || '.' || attname || ' ' || format_type(atttypid, atttypmod) || attnotnull
-  from pg_attribute a join pg_class c on c.oid = attrelid
-  where relnamespace = 'carillon'::regnamespace and relkind in ('r', 'p') and attnum > 0
-union all
-select 'constraint ' || conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
-  from pg_constraint where connamespace = 'carillon'::regnamespace
-union all
-select 'index ' || indexdef from pg_indexes where schemaname = 'carillon'
-union all
-select 'policy ' || tablename || ' ' || policyname || ' ' || cmd || roles::text || coalesce(qual, '')
-       || coalesce(with_check, '') from pg_policies where schemaname = 'carillon'
-union all
-select 'function ' || oid::regprocedure || ' ' || prosecdef || coalesce(proacl::text, '')
-  from pg_proc where pronamespace = 'carillon'::regnamespace
-order by 1
-"""
 
 
 @pytest.fixture
@@ -45,11 +24,6 @@ def empty(postgres: EmbeddedPostgres) -> Iterator[str]:
     postgres.create_database("empty")
     yield postgres.url("carillon_admin", database="empty")
     postgres.drop_database("empty")
-
-
-def catalogue(url: str) -> list[str]:
-    with psycopg.connect(url) as connection:
-        return [row[0] for row in connection.execute(CATALOGUE)]
 
 
 def apply_by_hand(url: str) -> None:

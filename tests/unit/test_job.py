@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_service.domain.fields import (
+    MAX_JSON_BYTES,
     MAX_JSON_DEPTH,
     Violations,
     check_address,
@@ -195,6 +197,15 @@ def test_json_may_be_nested_so_deep_and_no_deeper() -> None:
 def test_json_of_exactly_256_kib_is_allowed() -> None:
     assert problems(check_json, {"x": "é" * ((256 * 1024 - len('{"x":""}')) // 2)}) == []
     assert problems(check_json, {"x": "é" * ((256 * 1024 - len('{"x":""}')) // 2 + 1)}) != []
+
+
+@pytest.mark.parametrize("number", [1e308, -1.5e-300, 1e21])
+def test_a_number_counts_as_many_bytes_as_the_database_writes(number: float) -> None:
+    digits = len(format(Decimal(repr(number)), "f"))
+    fits = MAX_JSON_BYTES // (digits + 1) - 1
+    assert problems(check_json, [number] * fits) == []
+    ((_, problem),) = problems(check_json, [number] * (fits + 2))
+    assert "262,144 (256 KiB)" in problem
 
 
 @pytest.mark.parametrize("url", ["http://a", "https://a.example:8443/x/y?z=%20", "http://[::1]:80/x"])

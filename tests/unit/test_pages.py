@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from uuid import UUID
+
 import pytest
 
 from scheduler_service.domain.errors import InvalidInput
@@ -12,11 +15,11 @@ PAGES = Pages("jobs", {"caller": "admin:alice", "of": ["email-service", {}]})
 
 def test_a_token_gives_back_the_position_it_was_made_of() -> None:
     token = PAGES.token(["email-service", "weekly-digest"])
-    assert PAGES.position(token, columns=2) == ["email-service", "weekly-digest"]
+    assert PAGES.position(token, str, str) == ["email-service", "weekly-digest"]
 
 
 def test_no_token_is_the_first_page() -> None:
-    assert PAGES.position("", columns=2) is None
+    assert PAGES.position("", str, str) is None
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ def test_no_token_is_the_first_page() -> None:
 )
 def test_a_token_of_another_list_filter_or_caller_is_refused(other: Pages) -> None:
     with pytest.raises(InvalidInput, match="no token of this list"):
-        PAGES.position(other.token(["a", "b"]), columns=2)
+        PAGES.position(other.token(["a", "b"]), str, str)
 
 
 def test_a_token_that_was_changed_anywhere_is_refused() -> None:
@@ -39,7 +42,7 @@ def test_a_token_that_was_changed_anywhere_is_refused() -> None:
         if mangled.rstrip("A") == token.rstrip("A"):
             continue
         try:
-            position = PAGES.position(mangled, columns=2)
+            position = PAGES.position(mangled, str, str)
         except InvalidInput:
             continue
         # Only unused bits of the last character may differ without meaning anything.
@@ -50,7 +53,36 @@ def test_a_token_that_was_changed_anywhere_is_refused() -> None:
 @pytest.mark.parametrize("token", ["x", "not base64!", "é", "A" * 5000, "====", "QUJD"])
 def test_anything_else_is_refused(token: str) -> None:
     with pytest.raises(InvalidInput):
-        PAGES.position(token, columns=2)
+        PAGES.position(token, str, str)
+
+
+def forged(body: bytes) -> str:
+    """A token whose digest is right, as anybody could make it who read the source."""
+    body = bytes([1]) + body
+    return base64.urlsafe_b64encode(PAGES._digest(body) + body).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"5", b"null", b"{", b"", b'"ab"', b'{"a":1,"b":2}', b"\xff\xfe", b"[" * 2900, b"[" + b"9" * 2900 + b"]"),
+        *(b'["a"]', b'["a","b","c"]', b'["a",{}]', b'["a",[]]', b'["a",null]', b'["a",1]', b'["a",true]'),
+        *(b'["a","\\u0000"]', b'["a","\\ud800"]'),
+    ],
+    ids=lambda body: ascii(body[:20]),
+)
+def test_a_forged_position_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidInput, match="no token of this list"):
+        PAGES.position(forged(body), str, str)
+
+
+def test_values_are_of_the_kinds_that_the_list_is_ordered_by() -> None:
+    run_id = UUID(int=7)
+    assert PAGES.position(PAGES.token([str(run_id)]), UUID) == [run_id]
+    assert PAGES.position(PAGES.token([3, "key"]), int, str) == [3, "key"]
+    for token, kind in ((b'["x"]', UUID), (b"[true]", int), (b"[1.0]", int), (b"[%d]" % 2**63, int), (b'["1"]', int)):
+        with pytest.raises(InvalidInput):
+            PAGES.position(forged(token), kind)
 
 
 def test_page_sizes_have_a_default_and_a_bound() -> None:

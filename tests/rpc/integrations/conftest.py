@@ -42,16 +42,15 @@ class Programs:
 
     async def run(self, *argv: str, **variables: str) -> str:
         """Starts a program and waits for its end; returns all that it wrote. Errors: AssertionError if it failed."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *argv),
-            cwd=ROOT,
-            env={**os.environ, "CARILLON_TARGET": self._target, "CARILLON_SERVICE_TOKEN": "t.secret", **variables},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        written, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-        assert process.returncode == 0, written.decode()
-        return written.decode()
+        code, written = await self._complete(*argv, **variables)
+        assert code == 0, written
+        return written
+
+    async def run_in_vain(self, *argv: str, **variables: str) -> str:
+        """As `run`, for a program that is to fail."""
+        code, written = await self._complete(*argv, **variables)
+        assert code == 1, written
+        return written
 
     async def says(self, words: str) -> str:
         """Waits until the program has written these words; returns all that it wrote."""
@@ -60,6 +59,17 @@ class Programs:
             return self.processes.log_path("program").read_text()
 
         return await eventually(written, lambda text: words in text)
+
+    async def _complete(self, *argv: str, **variables: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *argv),
+            cwd=ROOT,
+            env={**os.environ, "CARILLON_TARGET": self._target, "CARILLON_SERVICE_TOKEN": "t.secret", **variables},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        written, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        return process.returncode, written.decode()
 
 
 @pytest.fixture

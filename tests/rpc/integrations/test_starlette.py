@@ -66,7 +66,17 @@ async def test_handlers_run_between_the_beginning_and_end_of_the_apps_own_lifesp
     scheduler: ScriptedScheduler,
 ) -> None:
     seen: list[str] = []
-    jobs = Jobs("kpi-service", target=scheduler.target, token="t.secret", base_url="http://kpi")
+
+    class Noted(Jobs):
+        async def __aenter__(self) -> Jobs:
+            seen.append("jobs opened")
+            return await super().__aenter__()
+
+        async def __aexit__(self, *error: Any) -> None:
+            await super().__aexit__(*error)
+            seen.append("jobs closed")
+
+    jobs = Noted("kpi-service", target=scheduler.target, token="t.secret", base_url="http://kpi")
 
     @jobs.handler("sync")
     async def sync() -> None:
@@ -90,10 +100,10 @@ async def test_handlers_run_between_the_beginning_and_end_of_the_apps_own_lifesp
         stream.assign(run_to_assign())
         stream.acknowledge(await stream.next("results"))
         assert [job.job for job in (await registered(scheduler)).jobs] == ["sync", "count"]
-        assert json.loads((await post(f"{url}/jobs/count"))[1]) == {"state": "kept", "seen": 2}
+        assert json.loads((await post(f"{url}/jobs/count"))[1]) == {"state": "kept", "seen": 3}
         leaving = asyncio.create_task(stream.next("goodbye"))
     await soon(leaving)
-    assert seen == ["opened", "handled", "closed"]
+    assert seen == ["opened", "jobs opened", "handled", "jobs closed", "closed"]
 
 
 @pytest.mark.parametrize("kind", [FastAPI, Starlette])
@@ -108,3 +118,8 @@ async def test_an_app_without_a_lifespan_of_its_own_needs_none(
 
 def test_the_route_of_a_url_is_its_path() -> None:
     assert Jobs("kpi-service").endpoint("count", "https://kpi:8080/jobs/count?full=1") == "/jobs/count"
+
+
+async def test_the_lifespan_imports_no_framework(programs: Programs) -> None:
+    foreign = "print(sorted({'fastapi', 'starlette', 'django'} & set(sys.modules)))"
+    assert await programs.run("-c", f"import sys, carillon.integrations.starlette; {foreign}") == "[]\n"

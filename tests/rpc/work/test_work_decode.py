@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from scheduler_service.domain.attempt import Result
 from scheduler_service.domain.record import ItemCounts
 from scheduler_service.rpc.work_decode import items_of, progress_of, results_of, starts_of
-from scheduler_service.rpc.work_json import problem_of
+from scheduler_service.rpc.work_json import MAX_BYTES, problem_of
 from tests.conftest import DatabaseUrls
 
 SESSION = uuid4()
@@ -40,6 +40,8 @@ BAD_JSON = [
     '{"a": ' + "[" * 20_000 + "]" * 20_000 + "}",
     '{"a": "%s"}' % ("x" * 64 * 1024),
     '{"a": "%s"}' % ("\N{EURO SIGN}" * 22 * 1024),
+    '{"a": [%s]}' % ",".join(["1e400"] * 200),
+    '{"a": [%s]}' % ",".join(["-1E-300"] * 300),
 ]
 GOOD_JSON = [
     "{}",
@@ -47,6 +49,7 @@ GOOD_JSON = [
     '{"a": "\\\\u0000", "b": "\\u00e4", "c": "\\ud83d\\ude00"}',
     '{"a": %s}' % ("9" * 4_000),
     '{"a": 1e-400, "b": 1e400}',
+    '{"a": [%s]}' % ",".join(["1e400"] * 160),
     '{"a": "%s"}' % ("x" * 63 * 1024),
     '{"a": ' + "[" * 900 + "]" * 900 + "}",
 ]
@@ -61,7 +64,9 @@ def test_every_json_that_is_let_through_is_taken_by_the_database(database_urls: 
     with psycopg.connect(database_urls.admin) as connection:
         for text in GOOD_JSON:
             assert problem_of("metrics_json", text) is None, text[:60]
-            connection.execute("select %s::text::jsonb", (text,))
+            stored = connection.execute("select length((%s::text::jsonb)::text)", (text,)).fetchone()
+            assert stored is not None
+            assert stored[0] <= 1.5 * MAX_BYTES, text[:60]  # its spaces come on top
 
 
 def test_no_json_is_no_problem() -> None:

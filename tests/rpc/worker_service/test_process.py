@@ -85,7 +85,7 @@ async def test_it_says_who_it_is_and_carries_out_what_it_gets(
 
     probes = (await worker.logged("listening"))["url"]
     hello = await asyncio.wait_for(scheduler.hellos.get(), PATIENCE)
-    assert (hello.worker, list(hello.routes)) == ("w-1", ["http"])
+    assert (hello.worker, list(hello.routes)) == ("w-1", ["http", "grpc"])
     assert scheduler.tokens == ["w.secret"]
     run = await scheduler.assign(await serve(endpoint))
     result = await result_of(scheduler)
@@ -102,6 +102,17 @@ async def test_it_says_who_it_is_and_carries_out_what_it_gets(
     assert 'carillon_worker_attempts_total{outcome="completed"} 1.0' in figures
     assert 'carillon_worker_http_seconds_count{status="2xx"} 1.0' in figures
     assert "carillon_worker_connected 1.0" in figures
+
+
+async def test_grpc_calls_are_carried_out_and_counted_too(
+    scheduler: ScriptedScheduler, worker: Worker, unused_tcp_port: int
+) -> None:
+    probes = (await worker.logged("listening"))["url"]
+    await scheduler.assign(f"grpc://127.0.0.1:{unused_tcp_port}")
+    result = await result_of(scheduler)
+    assert (result.outcome, result.error.code) == (work_pb2.ATTEMPT_OUTCOME_FAILED, "GRPC_STATUS")
+    _, figures = await fetch(f"{probes}/metrics")
+    assert 'carillon_worker_grpc_seconds_count{status="UNAVAILABLE"} 1.0' in figures
 
 
 async def test_a_service_that_refuses_fails_the_attempt(

@@ -143,7 +143,7 @@ async def test_the_service_gets_the_run_its_ids_and_its_deadline(service: Servic
     assert metadata["idempotency-key"] == str(A_RUN.run_id)
     assert (metadata["carillon-attempt"], metadata["carillon-claim"]) == ("2", "77")
     assert metadata["user-agent"].startswith("carillon-worker/")
-    assert 0 < remaining <= A_RUN.attempt_timeout
+    assert 0 < remaining < A_RUN.attempt_timeout + 1  # gRPC rounds deadlines up
     assert caller.calls == ["OK"]
 
 

@@ -22,6 +22,8 @@ from carillon.worker import Worker
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from carillon.handler_types import Declare
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -88,7 +90,7 @@ class Jobs:
         """
         self._add(job_spec(name, grpc_target(name, address, tls), **options))
 
-    def handler(self, name: str, **options: Unpack[JobOptions]) -> Callable[[F], F]:
+    def handler(self, name: str, **options: Unpack[JobOptions]) -> Declare:
         """Declares a job whose runs call the decorated function, async or plain.
 
         The function takes, by annotation, at most one `Run` and at most one payload (a dataclass, a TypedDict,
@@ -102,7 +104,7 @@ class Jobs:
 
     def grpc_handler(
         self, name: str, *, address: str, tls: bool = False, **options: Unpack[JobOptions]
-    ) -> Callable[[F], F]:
+    ) -> Declare:
         """Declares a job whose runs are gRPC calls to this service, which call the decorated function.
 
         address: where workers find the service's gRPC server, `host:port`; tls: whether it speaks TLS. The function is
@@ -176,7 +178,7 @@ class Jobs:
         if stack is not None:
             await stack.aclose()
 
-    def _declares(self, spec: job_pb2.JobSpec, handlers: dict[str, Handler]) -> Callable[[F], F]:
+    def _declares(self, spec: job_pb2.JobSpec, handlers: dict[str, Handler]) -> Declare:
         def declare(function: F) -> F:
             handler = read_handler(spec.job, function, sys._getframe(1).f_locals)
             self._add(spec)

@@ -69,7 +69,8 @@ class RegisterJobsRequest(_message.Message):
     generation: _builtins.int
     """Which deploy this manifest belongs to: a number that grows with each deploy, such as the build's time or number.
     An older one than the registered is refused, so that an old replica cannot undo a new one's registration; an
-    equal one is accepted. Default: 0.
+    equal one is accepted. From 0, the default, to 4 * 10^18, which holds times in nanoseconds. One that was too large
+    by mistake is lowered in the database only: `update carillon.services set generation = 0 where service = '...'`.
     """
     base_url: _builtins.str
     """Where relative HTTP endpoints are found, such as `http://email-service:8080`. The worker's deployment may
