@@ -62,7 +62,8 @@ def main() -> None:
     try:
         web.run_app(app, host=HOST, port=PORT, shutdown_timeout=10, access_log=None, print=log.info)
     except OSError as error:
-        sys.exit(f"email_service: cannot listen on EMAIL_SERVICE_PORT {PORT} of {HOST}: {os.strerror(error.errno or 0)}")
+        why = os.strerror(error.errno or 0)
+        sys.exit(f"email_service: cannot listen on EMAIL_SERVICE_PORT {PORT} of {HOST}: {why}")
 
 
 if __name__ == "__main__":

@@ -135,27 +135,3 @@ class Loop(ABC):
                 await asyncio.wait_for(self._stopping.wait(), longest * random.uniform(0.5, 1))
         else:
             await asyncio.sleep(_SHORTEST_BACKOFF)
-
-
-class StepLoop(Loop):
-    """A loop around somebody else's step, such as the reaper's. `wait` says when it has work again by itself, in
-    seconds (None: not known)."""
-
-    def __init__(
-        self,
-        name: str,
-        wakeup: Wakeup,
-        connect: Connect,
-        step: Callable[[Connection], Awaitable[object]],
-        wait: Callable[[], float | None] = lambda: None,
-    ) -> None:
-        super().__init__(name, wakeup, connect)
-        self._step = step
-        self._wait = wait
-
-    async def step(self, connection: Connection) -> bool:
-        return bool(await self._step(connection))
-
-    def seconds_to_next(self) -> float:
-        wait = self._wait()
-        return POLL if wait is None else min(wait, POLL)

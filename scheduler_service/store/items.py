@@ -33,7 +33,7 @@ on conflict do nothing
 
 async def insert_items(connection: Connection, items: Sequence[ItemResult], *, now: datetime | None = None) -> int:
     """Writes items' results; answers how many were new. What belongs to an attempt that its session does not hold
-    under that claim is left out, and of an item that is there already, or twice in the batch, the first result stays."""
+    under that claim is left out; of an item that is there already, or twice in the batch, the first result stays."""
     values = {
         "run_ids": plain(item.ref.run_id for item in items),
         "attempts": plain(item.ref.attempt for item in items),

@@ -160,9 +160,9 @@ async def test_items_are_kept_once_each_with_the_runs_tenant(
 async def test_items_with_an_old_token_are_left_out(connection: Connection, held: tuple[UUID, AttemptRef]) -> None:
     session_id, ref = held
     stale = [
-        ItemResult(replace(ref, claim_id=ref.claim_id + 1), session_id, "a", succeeded=True),
-        ItemResult(replace(ref, attempt=2), session_id, "b", succeeded=True),
-        ItemResult(replace(ref, run_id=uuid4()), session_id, "c", succeeded=True),
+        ItemResult(ref._replace(claim_id=ref.claim_id + 1), session_id, "a", succeeded=True),
+        ItemResult(ref._replace(attempt=2), session_id, "b", succeeded=True),
+        ItemResult(ref._replace(run_id=uuid4()), session_id, "c", succeeded=True),
         ItemResult(ref, uuid4(), "another session's", succeeded=True),
     ]
     assert await insert_items(connection, [*stale, ItemResult(ref, session_id, "d", succeeded=True)], now=after(1)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -170,6 +171,21 @@ async def test_a_page_ends_before_it_is_more_than_a_client_accepts(
     async with database.acting_for(ADMIN) as tx:
         page = await store.list_runs(tx, RunFilter(), None, before=None, limit=5)
         assert ([run.run_id for run in page.runs], page.more) == (made[:-3:-1], True)
+
+
+async def test_what_does_not_fit_a_page_is_not_read(
+    database: Database, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    payload = {"text": "x" * 250 * 1024}
+    for n in range(80):
+        builders.make_ended_run(admin, job, at=START + timedelta(seconds=n), payload=payload)
+    async with database.acting_for(ADMIN) as tx:
+        tracemalloc.start()
+        page = await store.list_runs(tx, RunFilter(), None, before=None, limit=1000)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert page.more
+    assert peak < 8_000_000  # all of them are 20 MB
 
 
 async def test_a_single_run_is_shown_however_large(

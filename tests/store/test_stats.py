@@ -66,6 +66,14 @@ async def test_the_window_is_of_hours(database: Database, admin: psycopg.Connect
         await get_job_stats(database, ADMIN, NAME, since=HOUR, until=HOUR)
 
 
+async def test_the_first_instant_of_all_is_no_fault(database: Database, job: MadeJob) -> None:
+    first = datetime.min.replace(tzinfo=UTC)
+    none = await get_job_stats(database, ADMIN, NAME, since=None, until=first + timedelta(days=1))
+    assert none.counts == {}
+    with pytest.raises(InvalidInput):
+        await get_job_stats(database, ADMIN, NAME, since=None, until=first)
+
+
 async def test_who_sees_the_counts(database: Database, admin: psycopg.Connection[Any], job: MadeJob) -> None:
     builders.make_ended_run(admin, job, at=HOUR)
     own = await get_job_stats(database, builders.service("email-service"), NAME, since=None, until=None)

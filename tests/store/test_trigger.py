@@ -86,6 +86,24 @@ async def test_each_tenant_gets_a_run_in_the_requests_order(database: Database, 
     assert len({run.run_id for run in runs}) == 1000
 
 
+async def test_runs_of_several_tenants_are_answered_without_their_payload(database: Database, job: MadeJob) -> None:
+    made = await trigger(database, TriggerRequest(NAME, tenants=["tenant-a", "tenant-b"], payload={"only": ["a"]}))
+    assert [run.payload for run in made] == [{}, {}]
+    assert (await get_run(database, ADMIN, made[0].run_id)).payload == {"limit": 10, "dry": False, "only": ["a"]}
+
+
+async def test_what_one_call_may_make_is_bounded(
+    database: Database, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    payload = {"x": "y" * 200 * 1024}
+    tenants = [f"tenant-{n}" for n in range(82)]
+    with pytest.raises(InvalidInput, match="at most 81 tenants at a time") as refused:
+        await trigger(database, TriggerRequest(NAME, payload=payload, tenants=tenants))
+    assert [violation.field for violation in refused.value.violations] == ["tenants"]
+    assert live_runs(admin) == 0
+    assert len(await trigger(database, TriggerRequest(NAME, payload=payload, tenants=tenants[:81]))) == 81
+
+
 @pytest.mark.parametrize(
     ("asked", "source"),
     [
@@ -215,6 +233,7 @@ async def test_what_was_refused_may_be_asked_again(
         ({"payload": {"x": "\0"}}, ["payload.x"]),
         ({"payload": {"x": "y" * 256 * 1024}}, ["payload"]),
         ({"payload": {"x": "y" * (256 * 1024 - 15)}}, ["payload"]),
+        ({"payload": {"x": [1e308] * 1000}}, ["payload"]),
         ({"labels": {"a b": "c"}}, ["labels['a b']"]),
         ({"origin": "o" * 64, "run_key": "k" * 201, "request_id": "r" * 65}, ["origin", "run_key", "request_id"]),
         ({"run_key": "nul\0"}, ["run_key"]),

@@ -77,6 +77,17 @@ def test_a_jwt_with_neither_is_a_user_of_no_tenant(credentials: Credentials) -> 
         require(nobody, Action.READ, tenant="acme")
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("claims", [("sub",), ("sub", "role"), ("tenant",)])
+def test_a_jwt_that_names_nobody_who_can_be_stored_is_refused(
+    credentials: Credentials, claims: tuple[str, ...], text: str
+) -> None:
+    said = {claim: "admin" if claim == "role" else text for claim in claims}
+    with pytest.raises(Unauthenticated, match="cannot be stored") as refused:
+        credentials.principal([bearer(**said)])
+    assert refused.value.reason == "CREDENTIALS_INVALID"
+
+
 def test_claims_are_found_by_path() -> None:
     rules = JwtRules(secret=SECRET, role_claim="metadata.role", tenant_claim="org.id")
     credentials = Credentials([], rules)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import carillon
 import grpc
@@ -17,11 +17,12 @@ from carillon import grpc_handlers, status_details
 from carillon.structs import from_struct
 from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc
 
+if TYPE_CHECKING:
+    from carillon.handler_types import Declare
+
 Request = job_handler_service_pb2.ExecuteRequest
 Response = job_handler_service_pb2.ExecuteResponse
 RUN = uuid.UUID(int=7)
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Service:
         self._server = grpc.aio.server()
         self._channel: grpc.aio.Channel | None = None
 
-    def handler(self) -> Callable[[F], F]:
+    def handler(self) -> Declare:
         return self.jobs.grpc_handler("sync", address="kpi-service:50051")
 
     async def call(self, payload: dict[str, Any], *, timeout: float | None = 30, **fields: Any) -> Response:

@@ -22,7 +22,7 @@ from scheduler_service.domain.run import TriggerSource
 from scheduler_service.loops.completer import CompleterLoop
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
-from scheduler_service.loops.ticker import Ticker
+from scheduler_service.loops.ticker import SecondTicker, Ticker
 from scheduler_service.loops.worker_streams import LeaseLoop, ReportLoop
 from scheduler_service.rpc.calls import Calls, caller
 from scheduler_service.rpc.credentials import Credentials
@@ -101,7 +101,9 @@ async def serving(replica: Replica) -> AsyncIterator[Replica]:
     async with AsyncExitStack() as stack:
         connect = replica.database.hot_connection
         reaper = Reaper(replica.sessions, replica.leases, replica.wakeups)
-        ticker = Ticker(connect, Dispatcher(replica.sessions, replica.wakeups), replica.wakeups)
+        dispatcher = Dispatcher(replica.sessions, replica.wakeups)
+        second = SecondTicker(connect, dispatcher, replica.wakeups)
+        ticker = Ticker(connect, dispatcher, replica.wakeups, second)
         replica.sessions.on_credit = ticker.wakeup.set
         for loop in (
             LeaseLoop(connect, replica.leases),

@@ -60,8 +60,8 @@ async def test_another_principal_cannot_take_over_a_session(worker: RawWorker, r
     await worker.expect("heartbeat_ack")
 
 
-HELLO = {"session_id": bytes(16), "worker": "w", "routes": ["http"]}
-REF = {"run_id": bytes(16), "attempt": 1, "claim_id": 1}
+HELLO = {"session_id": bytes(range(16)), "worker": "w", "routes": ["http"]}
+REF = {"run_id": bytes(range(16)), "attempt": 1, "claim_id": 1}
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from scheduler_service.loops.loop import StepLoop
+from scheduler_service.loops.loop import Loop
 from scheduler_service.usecases.wakeups import Wakeup
 
 
@@ -22,11 +23,25 @@ async def connect() -> Any:
     return Nothing()
 
 
+class Stepping(Loop):
+    """A loop around a test's step, which has nothing to do for a minute once it found nothing."""
+
+    def __init__(self, wakeup: Wakeup, step: Callable[[], Awaitable[bool]]) -> None:
+        super().__init__("stepping", wakeup, connect)
+        self._step = step
+
+    async def step(self, _connection: object) -> bool:
+        return await self._step()
+
+    def seconds_to_next(self) -> float:
+        return 60.0
+
+
 async def test_a_loop_goes_on_after_an_error_and_says_so() -> None:
     steps = 0
     failed, recovered = asyncio.Event(), asyncio.Event()
 
-    async def step(_connection: object) -> bool:
+    async def step() -> bool:
         nonlocal steps
         steps += 1
         if steps == 1:
@@ -35,7 +50,7 @@ async def test_a_loop_goes_on_after_an_error_and_says_so() -> None:
         recovered.set()
         return False
 
-    loop = StepLoop("stubborn", Wakeup(), connect, step)
+    loop = Stepping(Wakeup(), step)
     assert not loop.health().running
     loop.start()
     await failed.wait()
@@ -51,12 +66,12 @@ async def test_a_loop_goes_on_after_an_error_and_says_so() -> None:
 async def test_a_wake_up_ends_the_wait() -> None:
     stepped: asyncio.Queue[None] = asyncio.Queue()
 
-    async def step(_connection: object) -> bool:
+    async def step() -> bool:
         stepped.put_nowait(None)
         return False
 
     wakeup = Wakeup()
-    loop = StepLoop("sleeper", wakeup, connect, step, lambda: 60.0)
+    loop = Stepping(wakeup, step)
     loop.start()
     await stepped.get()
     wakeup.set()

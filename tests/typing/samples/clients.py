@@ -1,0 +1,67 @@
+"""What the clients answer, and what they do not take; the same for both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+
+from typing_extensions import assert_type
+
+import carillon
+from carillon import blocking
+from carillon.v1 import job_pb2, run_pb2, schedule_pb2
+
+
+async def steer(client: carillon.Client) -> None:
+    async with client as opened:
+        assert_type(opened, carillon.Client)
+    job = await client.get_job("email-service/digest")
+    assert_type(job, job_pb2.Job)
+    assert_type(job.name, str)
+    assert_type(await client.trigger_job("email-service/digest", {"size": 5}, tenants=["acme"]), list[run_pb2.Run])
+    assert_type(client.list_jobs("email-service"), AsyncGenerator[job_pb2.Job, None])
+    async for run in client.list_runs("email-service/digest", states=["failed"]):
+        assert_type(run, run_pb2.Run)
+    async for seen in client.watch_runs(run="0192"):
+        assert_type(seen.state, run_pb2.RunState.ValueType)
+    assert_type(await client.put_schedule("email-service/digest", tenant="acme", cron="@daily"), schedule_pb2.Schedule)
+    assert_type(await client.update_job("email-service/digest", overlap="skip", retries=5), job_pb2.Job)
+
+    await client.get_job(5)  # E: Argument 1 to "get_job" of "Client" has incompatible type "int"; expected "str"
+    await client.trigger_job(
+        "email-service/digest", ["a"]
+    )  # E: Argument 2 to "trigger_job" of "Client" has incompatible type
+    await client.trigger_job("email-service/digest", tenants=5)  # E: Argument "tenants" to "trigger_job" of "Client"
+    await client.update_job(
+        "email-service/digest", overlap="never"
+    )  # E: Argument "overlap" to "update_job" of "Client"
+    await client.update_job("email-service/digest", retires=5)  # E: Unexpected keyword argument "retires"
+    await client.get_jobs("email-service")  # E: "Client" has no attribute "get_jobs"
+    job.nme  # E: "Job" has no attribute "nme"
+    client.get_job("email-service/digest").name  # E: "Coroutine[Any, Any, Job]" has no attribute "name"
+
+
+def steer_blocking(client: blocking.Client) -> None:
+    with client as opened:
+        assert_type(opened, blocking.Client)
+    assert_type(client.get_job("email-service/digest"), job_pb2.Job)
+    assert_type(client.trigger_job("email-service/digest", {"size": 5}), list[run_pb2.Run])
+    assert_type(client.list_runs(), Generator[run_pb2.Run, None, None])
+    for run in client.watch_runs(run="0192"):
+        assert_type(run, run_pb2.Run)
+
+    client.trigger_job(
+        "email-service/digest", "acme"
+    )  # E: Argument 2 to "trigger_job" of "Client" has incompatible type
+    client.update_job("email-service/digest", gap="never")  # E: Argument "gap" to "update_job" of "Client"
+    client.list_runs(state=["failed"])  # E: Unexpected keyword argument "state" for "list_runs" of "Client"
+
+
+try:
+    pass
+except carillon.AlreadyExists as error:
+    assert_type(error.reason, str)
+except carillon.CarillonError as error:
+    error.cod  # E: "CarillonError" has no attribute "cod"
+
+carillon.Client("127.0.0.1:7007", tokn="a.b.c")  # E: Unexpected keyword argument "tokn" for "Client"
+carillon.Client(timeout="30")  # E: Argument "timeout" to "Client" has incompatible type "str"; expected "float"

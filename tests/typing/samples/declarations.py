@@ -1,0 +1,63 @@
+"""What may be said of a job, and what a type checker refuses."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from typing_extensions import assert_type
+
+import carillon
+from carillon.v1 import registry_service_pb2
+
+jobs = carillon.Jobs(service="email-service", generation=7, tls=carillon.Tls(ca="ca.pem"))
+
+jobs.endpoint(
+    "weekly-digest",
+    "http://email-service/api/jobs/weekly-digest",
+    cron="0 9 * * 1",
+    time_zone="Europe/Berlin",
+    gap="skip",
+    repeat="both",
+    jitter=30,
+    timeout=timedelta(minutes=5),
+    run_timeout=3600.5,
+    retries=3,
+    retry_delay=60,
+    overlap="allow_all",
+    cancel_grace=10,
+    config={"batch_size": 50, "lists": ["weekly"]},
+    labels={"team": "mail"},
+    tenant_schedules=True,
+    display_name="Weekly digest",
+    description="Sends it.",
+)
+jobs.grpc_endpoint("over-grpc", "email-service:50051", tls=True, retries=0)
+
+
+async def register() -> None:
+    assert_type(await jobs.register(validate_only=True), registry_service_pb2.RegisterJobsResponse)
+
+
+worker = carillon.Worker(jobs, concurrency=50, prefetch=5, grace=20.0)
+assert_type(worker.state().running, int)
+
+carillon.Jobs()  # E: Missing positional argument "service"
+carillon.Jobs(service=5)  # E: Argument "service" to "Jobs" has incompatible type "int"; expected "str"
+carillon.Jobs("a", generation="7")  # E: Argument "generation" to "Jobs" has incompatible type "str"
+jobs.endpoint(
+    "a", "/a", overlap="buffer_everything"
+)  # E: Argument "overlap" to "endpoint" of "Jobs" has incompatible type
+jobs.endpoint("b", "/b", gap="first")  # E: Argument "gap" to "endpoint" of "Jobs" has incompatible type
+jobs.endpoint("c", "/c", repeat="skip")  # E: Argument "repeat" to "endpoint" of "Jobs" has incompatible type
+jobs.endpoint(
+    "d", "/d", retries="3"
+)  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "str"; expected "int"
+jobs.endpoint("e", "/e", retries=1.5)  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "float"
+jobs.endpoint("f", "/f", timeout="5m")  # E: Argument "timeout" to "endpoint" of "Jobs" has incompatible type "str"
+jobs.endpoint("g", "/g", config=["a"])  # E: Argument "config" to "endpoint" of "Jobs" has incompatible type "list[str]"
+jobs.endpoint("h", "/h", labels={"team": 5})  # E: incompatible type "str": "int"
+jobs.endpoint("i", "/i", crn="@daily")  # E: Unexpected keyword argument "crn" for "endpoint" of "Jobs"
+jobs.handler("j", retry=3)  # E: Unexpected keyword argument "retry" for "handler" of "Jobs"
+jobs.handler("k", cron=5)  # E: Argument "cron" to "handler" of "Jobs" has incompatible type "int"; expected "str"
+carillon.Worker(jobs, concurrency="50")  # E: Argument "concurrency" to "Worker" has incompatible type "str"
+carillon.Worker("email-service")  # E: Argument 1 to "Worker" has incompatible type "str"; expected "Jobs"
