@@ -13,7 +13,7 @@ from benchmarks.floor import Floor
 from benchmarks.place import FLOOR_ROUTE, Place, now
 from benchmarks.stack import Stack
 from scheduler_service.loops.loop import Connection
-from scheduler_service.loops.ticker import Ticker
+from scheduler_service.loops.ticker import SecondTicker, Ticker
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.dispatch import Dispatcher
 from scheduler_service.usecases.sessions import Sessions
@@ -105,7 +105,8 @@ async def idle_tick(place: Place, schedules: int, ticks: int = 300) -> float:
     place.schedules(schedules, now() + timedelta(days=1), timedelta(milliseconds=10))
     place.admin.execute("vacuum analyze carillon.schedules")
     took, wakeups = [], Wakeups()
-    ticker = Ticker(_no_connection, Dispatcher(Sessions(on_credit=lambda: None), wakeups), wakeups)
+    dispatcher = Dispatcher(Sessions(on_credit=lambda: None), wakeups)
+    ticker = Ticker(_no_connection, dispatcher, wakeups, SecondTicker(_no_connection, dispatcher, wakeups))
     async with await Database(place.api_url, place.engine_url).hot_connection() as connection:
         for _ in range(ticks):
             wakeups.wake(Topic.SCHEDULES)

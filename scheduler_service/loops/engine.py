@@ -32,7 +32,7 @@ class Engine:
         self.dispatcher = Dispatcher(sessions, wakeups)
         self._second_ticker = SecondTicker(database.hot_connection, self.dispatcher, wakeups)
         self.ticks = self._second_ticker.totals
-        self._ticker = Ticker(database.hot_connection, self.dispatcher, wakeups, self._second_ticker.help)
+        self._ticker = Ticker(database.hot_connection, self.dispatcher, wakeups, self._second_ticker)
         sessions.on_credit = self._ticker.wakeup.set
         teller = Teller(database.hot_connection, wakeups)
 

@@ -8,7 +8,6 @@ second one ticks beside it, so that PostgreSQL writes one batch while the next i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from collections.abc import Callable
 from math import inf
 from time import monotonic
 
@@ -36,18 +35,12 @@ class TickTotals:
 
 
 class Ticker(Loop):
-    """Makes due schedules into runs, and hands pending runs to the sessions of this replica. `on_full` is called when
-    more was due than one batch."""
+    """Makes due schedules into runs, and hands pending runs to the sessions of this replica. Asks the second ticker
+    for help when more is due than one batch."""
 
-    def __init__(
-        self,
-        connect: Connect,
-        dispatcher: Dispatcher,
-        wakeups: Wakeups,
-        on_full: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, connect: Connect, dispatcher: Dispatcher, wakeups: Wakeups, second: SecondTicker) -> None:
         super().__init__("ticker", wakeups.listen(Topic.SCHEDULES, Topic.PENDING), connect)
-        self._on_full = on_full
+        self._second = second
         self._dispatcher = dispatcher
         self._wakeups = wakeups
         self._schedules = wakeups.listen(Topic.SCHEDULES)
@@ -85,7 +78,7 @@ class Ticker(Loop):
         ticked = await _tick_and_hand_over(connection, self._dispatcher, self._wakeups)
         self._second.totals.add(ticked)
         if ticked.full:
-            self._on_full()
+            self._second.help()
             return ticked.schedules
         await self._ask(connection)
         if self._tick_at <= monotonic() and not ticked.schedules:

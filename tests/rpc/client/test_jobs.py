@@ -113,6 +113,34 @@ async def test_a_refusal_that_no_retry_heals_ends_the_background_registration(
     await registration.stop()
 
 
+async def test_serving_ends_with_a_refusal_that_no_retry_heals(
+    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any, in_time: Any
+) -> None:
+    scheduler.refusals.append(refused(grpc.StatusCode.INVALID_ARGUMENT, "jobs[0].timing.cron: wrong", "INVALID_FIELDS"))
+    with pytest.raises(carillon.InvalidRequest, match=r"jobs\[0\].timing.cron"):
+        await in_time(jobs.serve())
+
+
+def test_a_target_is_no_url() -> None:
+    with pytest.raises(ValueError, match="write host:port, without http://"):
+        carillon.Jobs(service="kpi-service", target="http://127.0.0.1:7007")
+
+
+async def test_a_failure_is_told_in_the_services_own_log(
+    scheduler: ScriptedScheduler, jobs: carillon.Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    @jobs.handler("sync")
+    async def sync() -> None:
+        raise ZeroDivisionError("no brands")
+
+    async with carillon.Worker(jobs):
+        stream = await welcomed(scheduler)
+        stream.assign(a_run({}))
+        assert (await the_result(stream)).error.code == "HANDLER_ERROR"
+    assert "of sync failed in attempt 1" in caplog.text
+    assert "ZeroDivisionError: no brands" in caplog.text
+
+
 async def test_open_jobs_register_and_work(scheduler: ScriptedScheduler, jobs: carillon.Jobs, in_time: Any) -> None:
     @jobs.handler("sync")
     async def sync(payload: Sync, run: carillon.Run) -> dict[str, Any]:
@@ -200,7 +228,7 @@ async def test_a_plain_function_keeps_its_slot_until_it_ends(scheduler: Scripted
 async def test_a_bad_return_value_is_named(
     scheduler: ScriptedScheduler, jobs: carillon.Jobs, value: object, message: str
 ) -> None:
-    @jobs.handler("sync")  # type: ignore[type-var]  # a type checker sees it too
+    @jobs.handler("sync")  # type: ignore[arg-type]  # a type checker sees it too
     async def sync() -> object:
         return value
 

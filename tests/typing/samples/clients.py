@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 
-from typing_extensions import assert_type
-
 import carillon
 from carillon import blocking
 from carillon.v1 import job_pb2, run_pb2, schedule_pb2
+from typing_extensions import assert_type
 
 
 async def steer(client: carillon.Client) -> None:
@@ -26,14 +25,10 @@ async def steer(client: carillon.Client) -> None:
     assert_type(await client.put_schedule("email-service/digest", tenant="acme", cron="@daily"), schedule_pb2.Schedule)
     assert_type(await client.update_job("email-service/digest", overlap="skip", retries=5), job_pb2.Job)
 
-    await client.get_job(5)  # E: Argument 1 to "get_job" of "Client" has incompatible type "int"; expected "str"
-    await client.trigger_job(
-        "email-service/digest", ["a"]
-    )  # E: Argument 2 to "trigger_job" of "Client" has incompatible type
-    await client.trigger_job("email-service/digest", tenants=5)  # E: Argument "tenants" to "trigger_job" of "Client"
-    await client.update_job(
-        "email-service/digest", overlap="never"
-    )  # E: Argument "overlap" to "update_job" of "Client"
+    await client.get_job(5)  # E: Argument 1 has incompatible type "int"; expected "str"
+    await client.trigger_job("email-service/digest", ["a"])  # E: Argument 2 has incompatible type
+    await client.trigger_job("email-service/digest", tenants=5)  # E: Argument "tenants" has incompatible type "int"
+    await client.update_job("email-service/digest", overlap="never")  # E: Argument "overlap" has incompatible
     await client.update_job("email-service/digest", retires=5)  # E: Unexpected keyword argument "retires"
     await client.get_jobs("email-service")  # E: "Client" has no attribute "get_jobs"
     job.nme  # E: "Job" has no attribute "nme"
@@ -49,11 +44,9 @@ def steer_blocking(client: blocking.Client) -> None:
     for run in client.watch_runs(run="0192"):
         assert_type(run, run_pb2.Run)
 
-    client.trigger_job(
-        "email-service/digest", "acme"
-    )  # E: Argument 2 to "trigger_job" of "Client" has incompatible type
-    client.update_job("email-service/digest", gap="never")  # E: Argument "gap" to "update_job" of "Client"
-    client.list_runs(state=["failed"])  # E: Unexpected keyword argument "state" for "list_runs" of "Client"
+    client.trigger_job("email-service/digest", "acme")  # E: Argument 2 has incompatible type
+    client.update_job("email-service/digest", gap="never")  # E: Argument "gap" has incompatible type
+    client.list_runs(state=["failed"])  # E: Unexpected keyword argument "state"
 
 
 try:

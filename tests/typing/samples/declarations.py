@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from typing_extensions import assert_type
-
 import carillon
 from carillon.v1 import registry_service_pb2
+from typing_extensions import assert_type
 
 jobs = carillon.Jobs(service="email-service", generation=7, tls=carillon.Tls(ca="ca.pem"))
 
@@ -44,14 +43,10 @@ assert_type(worker.state().running, int)
 carillon.Jobs()  # E: Missing positional argument "service"
 carillon.Jobs(service=5)  # E: Argument "service" to "Jobs" has incompatible type "int"; expected "str"
 carillon.Jobs("a", generation="7")  # E: Argument "generation" to "Jobs" has incompatible type "str"
-jobs.endpoint(
-    "a", "/a", overlap="buffer_everything"
-)  # E: Argument "overlap" to "endpoint" of "Jobs" has incompatible type
+jobs.endpoint("a", "/a", overlap="sometimes")  # E: Argument "overlap" to "endpoint" of "Jobs" has incompatible
 jobs.endpoint("b", "/b", gap="first")  # E: Argument "gap" to "endpoint" of "Jobs" has incompatible type
 jobs.endpoint("c", "/c", repeat="skip")  # E: Argument "repeat" to "endpoint" of "Jobs" has incompatible type
-jobs.endpoint(
-    "d", "/d", retries="3"
-)  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "str"; expected "int"
+jobs.endpoint("d", "/d", retries="3")  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "str"
 jobs.endpoint("e", "/e", retries=1.5)  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "float"
 jobs.endpoint("f", "/f", timeout="5m")  # E: Argument "timeout" to "endpoint" of "Jobs" has incompatible type "str"
 jobs.endpoint("g", "/g", config=["a"])  # E: Argument "config" to "endpoint" of "Jobs" has incompatible type "list[str]"

@@ -6,10 +6,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+import carillon
 from pydantic import BaseModel
 from typing_extensions import assert_type
-
-import carillon
 
 jobs = carillon.Jobs(service="email-service")
 
@@ -70,29 +69,31 @@ async def over_grpc(payload: Digest) -> None: ...
 assert_type(run_and_dataclass, Callable[[carillon.Run, Digest], Coroutine[Any, Any, None]])
 assert_type(payload_first, Callable[[Export, carillon.Run], dict[str, int]])
 assert_type(nothing_at_all, Callable[[], None])
-run_and_dataclass(5, Digest())  # E: Argument 1 has incompatible type "int"; expected "Run"
+run_and_dataclass(5, Digest())  # E: Argument 1 to "run_and_dataclass" has incompatible type "int"
 
 
-@jobs.handler("no-json-object")  # E: No overload variant of "__call__" of "Declare" matches
+@jobs.handler("no-json-object")  # E: incompatible type "Callable[[int], Coroutine[Any, Any, None]]"
 async def no_json_object(payload: int) -> None: ...
 
 
-@jobs.handler("no-json-object-beside-run")  # E: No overload variant of "__call__" of "Declare" matches
+@jobs.handler(
+    "no-json-object-beside-run"
+)  # E: incompatible type "Callable[[Run, list[str]], Coroutine[Any, Any, None]]"
 async def no_json_object_beside_run(run: carillon.Run, payload: list[str]) -> None: ...
 
 
-@jobs.handler("no-payload-type")  # E: Value of type variable "P" of "__call__" of "Declare" cannot be "Plain"
+@jobs.handler("no-payload-type")  # E: incompatible type "Callable[[Plain], Coroutine[Any, Any, None]]"
 async def no_payload_type(payload: Plain) -> None: ...
 
 
-@jobs.handler("three-parameters")  # E: No overload variant of "__call__" of "Declare" matches
+@jobs.handler("three-parameters")  # E: incompatible type "Callable[[Run, Digest, Digest], Coroutine[Any, Any, None]]"
 async def three_parameters(run: carillon.Run, first: Digest, second: Digest) -> None: ...
 
 
-@jobs.handler("returns-a-number")  # E: Value of type variable "R" of "__call__" of "Declare" cannot be
+@jobs.handler("returns-a-number")  # E: incompatible type "Callable[[], Coroutine[Any, Any, int]]"
 async def returns_a_number() -> int:
     return 5
 
 
-@jobs.grpc_handler("over-grpc-wrong", address="email-service:50051")  # E: No overload variant of "__call__"
+@jobs.grpc_handler("over-grpc-wrong", address="a:1")  # E: incompatible type "Callable[[str], Coroutine
 async def over_grpc_wrong(payload: str) -> None: ...

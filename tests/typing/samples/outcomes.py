@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from typing_extensions import assert_type
-
 import carillon
 from carillon import testing
+from typing_extensions import assert_type
 
 jobs = carillon.Jobs(service="email-service")
 
@@ -39,7 +38,5 @@ carillon.Failed(5, "message")  # E: Argument 1 to "Failed" has incompatible type
 testing.run_blocking(jobs, "digest", ["a"])  # E: Argument 3 to "run_blocking" has incompatible type "list[str]"
 testing.run_blocking(jobs, "digest", tennant="acme")  # E: Unexpected keyword argument "tennant" for "run_blocking"
 testing.run_blocking(jobs, "digest", attempt="2")  # E: Argument "attempt" to "run_blocking" has incompatible type "str"
-testing.run_blocking(
-    jobs, "digest", trigger_source="CRON"
-)  # E: Argument "trigger_source" to "run_blocking" has incompatible
+testing.run_blocking(jobs, "digest", trigger_source="CRON")  # E: Argument "trigger_source" to "run_blocking"
 testing.run_blocking(jobs, "digest", cancel_when=lambda run: run.attemt)  # E: "Run" has no attribute "attemt"

@@ -75,6 +75,8 @@ class Connection:
         if not jwt and not service_token:
             service_token = os.environ.get("CARILLON_SERVICE_TOKEN") or _mounted_token()
         target = target or os.environ.get("CARILLON_TARGET") or DEFAULT_TARGET
+        if target.startswith(("http://", "https://")):
+            raise ValueError(f"target is {target!r}; write host:port, without {target.partition('//')[0]}//")
         return cls(target, _token(service_token), _token(jwt), tls)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -1,17 +1,17 @@
-"""What a function must be to be a handler, for type checkers: what `carillon.handlers` finds out when it is declared."""
+"""What a function must be to be a handler, as type checkers see it; `carillon.handlers` sees it at declaration."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeAlias
+    from typing import TypeAlias
 
     from carillon.outcome import Completed
     from carillon.run import Run
 
-    Returned: TypeAlias = Union[Completed, Mapping[str, Any], None]
+    Returned: TypeAlias = Completed | Mapping[str, Any] | None
 
 
 class DataclassPayload(Protocol):
@@ -34,8 +34,12 @@ R = TypeVar("R", bound="Returned | Awaitable[Returned]")
 class Declare(Protocol):
     """Takes a function, async or plain, with at most one `Run` and at most one payload, in either order."""
 
+    # What fits none is compared with the first, in mypy's words, so that is the fullest.
     @overload
-    def __call__(self, function: Callable[[], R], /) -> Callable[[], R]: ...
+    def __call__(self, function: Callable[[Run, P], R], /) -> Callable[[Run, P], R]: ...
+
+    @overload
+    def __call__(self, function: Callable[[P, Run], R], /) -> Callable[[P, Run], R]: ...
 
     @overload
     def __call__(self, function: Callable[[Run], R], /) -> Callable[[Run], R]: ...
@@ -44,7 +48,4 @@ class Declare(Protocol):
     def __call__(self, function: Callable[[P], R], /) -> Callable[[P], R]: ...
 
     @overload
-    def __call__(self, function: Callable[[Run, P], R], /) -> Callable[[Run, P], R]: ...
-
-    @overload
-    def __call__(self, function: Callable[[P, Run], R], /) -> Callable[[P, Run], R]: ...
+    def __call__(self, function: Callable[[], R], /) -> Callable[[], R]: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 from carillon.execution import Assignment, Completed, Failed, Run
 from carillon.outcome import BAD_RESULT, HANDLER_ERROR
 from carillon.payload import hints_of, payload_decoder
+
+_log = logging.getLogger("carillon")
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,12 @@ class HandlerExecutor:
         except SystemExit as left:
             # In a thread or task of the worker it would end the worker, and every run beside this one.
             raise Failed(HANDLER_ERROR, f"the handler called sys.exit({left.code!r})") from left
+        except Failed as failed:
+            _log.warning("run %s of %s failed in attempt %d: %s", run.run_id, assignment.job, run.attempt, failed)
+            raise
+        except Exception:
+            _log.exception("run %s of %s failed in attempt %d", run.run_id, assignment.job, run.attempt)
+            raise
         return _completed(value)
 
     def close(self) -> None:

@@ -59,6 +59,7 @@ class Jobs:
         self._handlers: dict[str, Handler] = {}
         self._grpc_handlers: dict[str, Handler] = {}
         self._open: AsyncExitStack | None = None
+        self._registration: BackgroundRegistration | None = None
 
     def __repr__(self) -> str:
         return f"Jobs({self.service!r}, jobs={list(self._specs)})"
@@ -102,9 +103,7 @@ class Jobs:
         spec = job_spec(name, job_pb2.Target(handler=job_pb2.HandlerTarget()), **options)
         return self._declares(spec, self._handlers)
 
-    def grpc_handler(
-        self, name: str, *, address: str, tls: bool = False, **options: Unpack[JobOptions]
-    ) -> Declare:
+    def grpc_handler(self, name: str, *, address: str, tls: bool = False, **options: Unpack[JobOptions]) -> Declare:
         """Declares a job whose runs are gRPC calls to this service, which call the decorated function.
 
         address: where workers find the service's gRPC server, `host:port`; tls: whether it speaks TLS. The function is
@@ -144,7 +143,10 @@ class Jobs:
 
     async def serve(self) -> None:
         """Registers, works, and ends in order on SIGTERM or Ctrl-C (a second one ends it at once): all that a service
-        needs that only has handlers. Only in the main thread."""
+        needs that only has handlers. Only in the main thread.
+
+        Raises the `CarillonError` of a registration that only another deploy can heal, such as a wrong cron.
+        """
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
 
@@ -156,13 +158,27 @@ class Jobs:
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, stop)
         async with self:
-            await stopping.wait()
+            await self._until(stopping)
+
+    async def _until(self, stopping: asyncio.Event) -> None:
+        assert self._registration is not None
+        stopped = asyncio.ensure_future(stopping.wait())
+        registered = asyncio.ensure_future(self._registration.wait())
+        try:
+            await asyncio.wait({stopped, registered}, return_when=asyncio.FIRST_COMPLETED)
+            if registered.done():
+                registered.result()
+            await stopped
+        finally:
+            stopped.cancel()
+            registered.cancel()
 
     async def __aenter__(self) -> Jobs:
         if self._open is not None:
             raise RuntimeError(f"the jobs of {self.service} are open already")
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.register_in_background().stop)
+            self._registration = self.register_in_background()
+            stack.push_async_callback(self._registration.stop)
             if self._handlers:
                 await stack.enter_async_context(Worker(self, self._concurrency))
             self._open = stack.pop_all()
