@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from scheduler_service.domain.record import ItemCounts, RunError
@@ -15,8 +15,7 @@ from scheduler_service.domain.run import TriggerSource
 AttemptOutcome = Literal["COMPLETED", "FAILED", "CANCELLED", "RETURNED"]
 
 
-@dataclass(slots=True, unsafe_hash=True)  # not frozen, as below; nobody changes one, and dicts are keyed by it
-class AttemptRef:
+class AttemptRef(NamedTuple):  # not a dataclass: made and hashed several times for every run
     """One attempt in one session's hands: what a result must match to count."""
 
     run_id: UUID

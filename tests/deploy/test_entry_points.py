@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 from carillon import Client
+from carillon.v1 import run_pb2
 
 from local_stack.compose_secrets import write_secrets
 from local_stack.ports import LOCALHOST, free_port
 from local_stack.postgres import ADMIN, EmbeddedPostgres
+from local_stack.seed import KPI_JOBS
 from tests.deploy.image import Image
 from tests.deploy.manifests import TEMPLATE, compose, compose_containers, kubernetes_containers, resources, workloads
 from tests.deploy.running import Host, Running
 from tests.e2e.cluster import eventually, fetch
+from tests.e2e.conftest import ended
 
 _SECRET = "a-secret-of-fifty-characters-that-is-for-this-test"
 
@@ -60,6 +63,10 @@ async def start_compose(host: Host) -> dict[str, Running]:
     return running
 
 
+async def declared(client: Client) -> set[str]:
+    return {job.name.removeprefix("services/").replace("/jobs/", "/") async for job in client.list_jobs()}
+
+
 async def lines_of(file: Path) -> list[dict[str, Any]]:
     text = await asyncio.to_thread(lambda: file.read_text() if file.exists() else "")
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -84,9 +91,11 @@ async def test_compose_runs_the_examples_and_every_container_stops_in_time(compo
     async with Client(host.addresses["scheduler-service:7007"], token=host.secrets["admin_jwt"]) as client:
         run = await client.get_run(mail["headers"]["X-Carillon-Run"])
         assert run.job == "services/email-service/jobs/welcome-mail"
-        await client.trigger("kpi-service/sales-sync")
-    kpi = running["kpi-service-1"].tmp / "kpi"
-    assert await eventually(lambda: asyncio.to_thread(lambda: list(kpi.glob("*.json"))))
+        await eventually(lambda: declared(client), lambda jobs: jobs >= set(KPI_JOBS))
+        [asked] = await client.trigger_job("kpi-service/meta", tenants=["acme-in"])
+        sync = await ended(client, asked.name.removeprefix("runs/"))
+        assert run_pb2.RunState.Name(sync.state) == "RUN_STATE_COMPLETED"
+    assert [file.name for file in (running["kpi-service-1"].tmp / "kpi").iterdir()] == [f"{sync.name[5:]}.json"]
 
     codes = {name: await running[name].stop() for name in reversed(running)}
     assert codes == dict.fromkeys(codes, 0)

@@ -69,10 +69,9 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
 
 @pytest.mark.parametrize("body", _BAD_BYTES.values(), ids=_BAD_BYTES.keys())
 async def test_bytes_that_are_no_message_are_wrong_input(channel: grpc.aio.Channel, body: bytes) -> None:
-    for call in (
-        channel.unary_unary("/carillon.v1.JobService/TriggerJob")(body, metadata=_SERVICE),
-        channel.unary_stream("/carillon.v1.RunService/WatchRuns")(body, metadata=_SERVICE),
-    ):
+    trigger: Any = channel.unary_unary("/carillon.v1.JobService/TriggerJob")
+    watch: Any = channel.unary_stream("/carillon.v1.RunService/WatchRuns")
+    for call in (trigger(body, metadata=_SERVICE), watch(body, metadata=_SERVICE)):
         code, sentence = await refused(call)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert sentence.startswith("request: its bytes are no message of this method")

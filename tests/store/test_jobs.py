@@ -122,6 +122,45 @@ async def test_tenants_schedules_follow_the_fields_that_they_do_not_say_themselv
     }
 
 
+async def test_however_many_schedules_follow_each_gets_its_own_revision(
+    scheduler: Scheduler, admin: psycopg.Connection[Any]
+) -> None:
+    await scheduler.register(digest(timing=TimingSpec(cron="0 9 * * *"), tenant_schedules=True))
+    admin.execute("""
+insert into carillon.schedules (job_id, tenant_id, schedule, timing, enabled, cron, time_zone, gap, repeat, phase,
+  jitter, settled_to, next_run_at, created_at, created_by, updated_at, updated_by)
+select s.job_id, 't' || n, 's', k.timing, n % 7 <> 0, s.cron, k.zone, s.gap, s.repeat, s.phase, k.jitter, s.settled_to,
+  case when n % 7 <> 0 then s.next_run_at end, now(), 'x', now(), 'x'
+from carillon.schedules s, generate_series(1, 2500) n,
+lateral (select * from (values
+  (0, '{}'::jsonb, 'UTC', interval '0'),
+  (1, '{"time_zone": "Asia/Kolkata"}', 'Asia/Kolkata', '0'),
+  (2, '{"jitter": 60}', 'UTC', '60 s'),
+  (3, '{"cron": "0 9 * * *"}', 'UTC', '0')) v (kind, timing, zone, jitter) where kind = n % 4) k""")
+    await scheduler.register(digest(timing=TimingSpec(cron="30 13 * * *"), tenant_schedules=True))
+    found = admin.execute("""
+select timing, enabled, count(*)::int, count(distinct next_run_at)::int, min(next_run_at), max(revision)
+from carillon.schedules where tenant_id <> '-' group by timing, enabled order by timing::text, enabled""").fetchall()
+    half_past = START.replace(hour=13, minute=30)
+    in_kolkata = half_past.replace(hour=8, minute=0) + timedelta(days=1)
+    nine = START.replace(hour=9) + timedelta(days=1)
+    assert [(row[0], row[1], row[2], row[5]) for row in found] == [
+        ({"cron": "0 9 * * *"}, False, 90, 1),
+        ({"cron": "0 9 * * *"}, True, 535, 1),
+        ({"jitter": 60}, False, 89, 2),
+        ({"jitter": 60}, True, 536, 2),
+        ({"time_zone": "Asia/Kolkata"}, False, 89, 2),
+        ({"time_zone": "Asia/Kolkata"}, True, 536, 2),
+        ({}, False, 89, 2),
+        ({}, True, 536, 2),
+    ]
+    assert [row[3] for row in found] == [0, 1, 0, 536, 0, 1, 0, 1]
+    assert [found[place][4] for place in (1, 5, 7)] == [nine, in_kolkata, half_past]
+    assert half_past <= found[3][4] < half_past + MINUTE
+    revisions = admin.execute("select count(*)::int, count(distinct schedule_id)::int from carillon.schedule_revisions")
+    assert revisions.fetchone() == (1877, 1876)  # the job's own has two; those with a cron of their own have none
+
+
 async def test_a_job_without_an_expression_has_no_schedule_until_it_gets_one(scheduler: Scheduler) -> None:
     await scheduler.register(digest(tenant_schedules=True))
     with pytest.raises(NotFound):

@@ -138,6 +138,14 @@ async def test_a_path_needs_a_base_url_and_follows_it(scheduler: Scheduler) -> N
     assert scheduler.admin.execute("select endpoint from carillon.jobs").fetchall() == [("http://two:2/run",)]
 
 
+async def test_a_generation_that_would_shut_the_service_out_is_refused(scheduler: Scheduler) -> None:
+    for generation in (-1, 2**63 - 1):
+        with pytest.raises(InvalidInput, match="generation: "):
+            await scheduler.register(digest(), generation=generation)
+    nanoseconds = int(START.timestamp() * 10**9)
+    assert (await scheduler.register(digest(), generation=nanoseconds)).generation == nanoseconds
+
+
 async def test_an_older_generation_is_refused_and_an_equal_one_accepted(scheduler: Scheduler) -> None:
     await scheduler.register(digest(), generation=5)
     await scheduler.register(digest(description="still 5"), generation=5)

@@ -96,7 +96,7 @@ async def test_a_registration_that_leaves_a_job_out_ends_such_a_run_too(
     due = START + 10 * MINUTE
     scheduler.database.now = due - SECOND
     async with ticking(scheduler.hot, due):
-        manifest = Manifest("email-service", jobs=[digest("other")], allow_mass_removal=True)
+        manifest = Manifest("email-service", jobs=(digest("other"),), allow_mass_removal=True)
         registration = asyncio.create_task(register_jobs(scheduler.database, scheduler.wakeups, EMAIL, manifest))
         await until_it_waits(registration, admin)
     await registration

@@ -76,9 +76,7 @@ run_and_dataclass(5, Digest())  # E: Argument 1 to "run_and_dataclass" has incom
 async def no_json_object(payload: int) -> None: ...
 
 
-@jobs.handler(
-    "no-json-object-beside-run"
-)  # E: incompatible type "Callable[[Run, list[str]], Coroutine[Any, Any, None]]"
+@jobs.handler("no-json-beside-run")  # E: type variable "P" of "__call__" of "Declare" cannot be "list[str]"
 async def no_json_object_beside_run(run: carillon.Run, payload: list[str]) -> None: ...
 
 

@@ -108,6 +108,16 @@ async def test_a_run_is_cancelled_at_exactly_the_point_that_is_named(jobs: caril
     assert outcome.progress[-1].done == 3
 
 
+async def test_a_handler_that_ends_before_it_waits_again_was_not_interrupted(jobs: carillon.Jobs) -> None:
+    @jobs.handler("digest")
+    async def digest(run: carillon.Run) -> dict[str, bool]:
+        run.progress(1)
+        return {"cancelled": run.cancelled}
+
+    outcome = await testing.run(jobs, "digest", cancel_when=lambda run: run.progress_made[0] == 1)
+    assert (outcome.state, outcome.metrics) == ("COMPLETED", {"cancelled": True})
+
+
 async def test_time_is_up_when_the_test_says_so(jobs: carillon.Jobs) -> None:
     @jobs.handler("digest", timeout=timedelta(days=2))
     async def digest(run: carillon.Run) -> None:

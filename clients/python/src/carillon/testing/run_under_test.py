@@ -167,7 +167,20 @@ class RunUnderTest:
             self._stop(Stop.CANCEL)
 
     def _stop(self, why: Stop) -> None:
-        self._in_loop(lambda: self._slots.stop(self._attempt, why))
+        if self._loop is None or self._attempt.task is None or not self._is_in_handler():
+            self._in_loop(lambda: self._slots.stop(self._attempt, why))
+        elif not self.run.cancelled:
+            # `run.check()` sees it at once; to interrupt the handler it must wait for something, as in a worker, where
+            # nothing arrives in the middle of a step.
+            self.run.cancelled = True
+            self._loop.call_soon(self._stop_after_step, why)
+
+    def _stop_after_step(self, why: Stop) -> None:
+        self.run.cancelled = False  # else it would count as interrupted already
+        self._slots.stop(self._attempt, why)
+
+    def _is_in_handler(self) -> bool:
+        return threading.get_ident() == self._thread and asyncio.current_task() is self._attempt.task
 
     def _in_loop(self, act: Callable[[], None]) -> None:
         """Does it in the loop's thread, and returns when it is done: a handler's next line may depend on it."""

@@ -418,7 +418,9 @@ class TriggerJobRequest(_message.Message):
 
     @_builtins.property
     def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A run for each of these tenants. At most 1,000, none twice. Empty: one run for the system (tenant `-`)."""
+        """A run for each of these tenants. At most 1,000, none twice, and at most 16 MiB of payload for all of them
+        together. Empty: one run for the system (tenant `-`).
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
