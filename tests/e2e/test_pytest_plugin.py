@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -107,36 +108,45 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_pytest(where: Path, installed: Path, files: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    pid: int
+    code: int
+    said: str
+    complained: str
+
+
+def run_pytest(where: Path, installed: Path, files: dict[str, str]) -> Done:
     for name, text in files.items():
         (where / name).write_text(text)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", *options],
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v"],
         cwd=where,
         env=environment_without_carillon() | {"PYTHONPATH": f"{installed}{os.pathsep}{ROOT}"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
+    said, complained = process.communicate()
+    return Done(process.pid, process.returncode, said, complained)
 
 
 @pytest.mark.parametrize("by", ["ini", "fixture"])
 def test_a_services_tests_run_with_a_real_scheduler_that_leaves_nothing(
     by: str, installed: Path, tmp_path: Path
 ) -> None:
-    left = set(Path(tempfile.gettempdir()).glob("carillon-lone-*"))
     files = {"test_service.py": A_SERVICES_TESTS}
     if by == "ini":
         files["pytest.ini"] = f"{INI}carillon_services = email-service kpi.service\n"
     else:
         files |= {"pytest.ini": INI, "conftest.py": BY_FIXTURE}
     done = run_pytest(tmp_path, installed, files)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
-    assert done.stderr == ""
-    assert set(Path(tempfile.gettempdir()).glob("carillon-lone-*")) == left
+    assert done.code == 0, done.said + done.complained
+    assert "4 passed" in done.said
+    assert done.complained == ""
+    assert list(Path(tempfile.gettempdir()).glob(f"carillon-lone-*-{done.pid}-*")) == []
 
 
 def test_a_session_that_does_not_ask_for_it_loads_nothing(installed: Path, tmp_path: Path) -> None:
     done = run_pytest(tmp_path, installed, {"test_other.py": WITHOUT_IT, "pytest.ini": "[pytest]\n"})
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.said + done.complained

@@ -64,6 +64,7 @@ class RunUnderTest:
         self._awaited: list[tuple[Condition, asyncio.Event]] = []
         self._settled = asyncio.Event()
         self._fault: BaseException | None = None
+        self._stopped = False
         self._went_on = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -160,16 +161,19 @@ class RunUnderTest:
                 if is_so(self.run):
                     self._in_loop(seen.set)
             for condition, why in self._stops:
-                if condition is not None and self._attempt.stop is None and condition(self.run):
+                if condition is not None and not self._stopped and condition(self.run):
                     self._stop(why)
         except Exception as error:  # the test's fault; the handler must not take it for its own
             self._fault = self._fault or error
             self._stop(Stop.CANCEL)
 
     def _stop(self, why: Stop) -> None:
+        if self._stopped:  # the first counts, as in a worker
+            return
+        self._stopped = True
         if self._loop is None or self._attempt.task is None or not self._is_in_handler():
             self._in_loop(lambda: self._slots.stop(self._attempt, why))
-        elif not self.run.cancelled:
+        else:
             # `run.check()` sees it at once; to interrupt the handler it must wait for something, as in a worker, where
             # nothing arrives in the middle of a step.
             self.run.cancelled = True
