@@ -21,7 +21,11 @@ from scheduler_service.domain.access import Principal
 
 # With statistics from an empty table the planner reads a partial index on state for a keyed update, and costs ten
 # times as much; on the engine's statements these plans are never right.
-_HOT_OPTIONS = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+_HOT_OPTIONS = (
+    "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+    # A plan kept from when live_runs was small walks the whole table once it is large.
+    " -c plan_cache_mode=force_custom_plan"
+)
 _CONNECT_SECONDS = 5
 # A replica that freezes in a transaction, or whose host is gone, must not keep its row locks: what is locked is passed
 # over by everyone else. The first group is the server's side of a connection, the second the client's.

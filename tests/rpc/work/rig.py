@@ -144,7 +144,8 @@ class RawWorker:
         return self
 
     async def send(self, **fields: Any) -> None:
-        await self.call.write(Request(**fields))
+        with suppress(grpc.aio.AioRpcError):  # refused meanwhile: `status` says why
+            await self.call.write(Request(**fields))
 
     async def beat(self, sequence: int, held: Sequence[int] = ()) -> None:
         await self.send(heartbeat=work_pb2.Heartbeat(sequence=sequence, held_claims=held))

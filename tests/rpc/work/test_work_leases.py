@@ -205,8 +205,7 @@ async def test_drain_asks_the_worker_to_go_and_waits_for_it(worker: RawWorker, r
     await worker.call.done_writing()
     assert (await worker.status())[0] is grpc.StatusCode.OK
     await draining
-    async with a_worker(replica) as late:
-        await late.hello()
+    async with a_worker(replica) as late:  # refused before it can say anything
         assert (await late.status())[0] is grpc.StatusCode.UNAVAILABLE
 
 
