@@ -29,7 +29,13 @@ class Secrets:
     @property
     def service_tokens(self) -> str:
         """As CARILLON_SERVICE_TOKENS wants them."""
-        return f"*={self.worker_token},email-service={self.email_service_token},kpi-service={self.kpi_service_token}"
+        tokens = {
+            "*": self.worker_token,
+            "email-service": self.email_service_token,
+            "kpi-service": self.kpi_service_token,
+            "my-service": self.my_service_token,
+        }
+        return ",".join(f"{service}={token}" for service, token in tokens.items())
 
     def admin_jwt(self) -> str:
         """See `admin_jwt`."""

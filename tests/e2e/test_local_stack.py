@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
+from carillon import Client
+from carillon.v1 import run_pb2
 
 from local_stack.ports import free_port
 from tests.e2e.cluster import eventually
@@ -98,8 +100,37 @@ async def test_up_serves_survives_the_death_of_its_parent_and_leaves_nothing_beh
     await eventually(lambda: asyncio.to_thread(below, tmp_path / "home"), lambda left: not left, seconds=30)
 
     async with local_stack("up", **settings) as again:
-        await printed(again, "Ctrl-C stops everything")
+        text = await printed(again, "Ctrl-C stops everything")
+        await the_readmes_job_runs(text, f"127.0.0.1:{ports['CARILLON_PORT']}", tmp_path)
         again.send_signal(signal.SIGINT)
         await printed(again, "nothing is left running")
         assert await asyncio.wait_for(again.wait(), 30) == 130
     assert below(tmp_path / "home") == []
+
+
+async def the_readmes_job_runs(text: str, target: str, folder: Path) -> None:
+    """The README's ten lines, with the token that `make up` printed."""
+    exported = dict(re.findall(r"^export (\w+)=(\S+)$", text, re.MULTILINE))
+    readme = (ROOT / "README.md").read_text()
+    (folder / "digest.py").write_text(readme.partition("```python\n")[2].partition("```")[0])
+    service = await asyncio.create_subprocess_exec(
+        *(sys.executable, "digest.py"),
+        cwd=folder,
+        env={**os.environ, "CARILLON_TARGET": target, "CARILLON_SERVICE_TOKEN": exported["CARILLON_SERVICE_TOKEN"]},
+        stderr=PIPE,
+    )
+    try:
+        assert service.stderr is not None
+        async with asyncio.timeout(30):
+            while b"registered 1 jobs of my-service" not in (line := await service.stderr.readline()):
+                assert line, "it ended before it was registered"
+        async with Client(target, token=exported["TOKEN"]) as client:
+            [made] = await client.trigger_job("my-service/weekly-digest")
+            seen = [run async for run in client.watch_runs(run=made.name)]
+        assert (seen[-1].state, seen[-1].items.succeeded) == (run_pb2.RUN_STATE_COMPLETED, 2)
+        service.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(service.wait(), 30) == 0
+    finally:
+        if service.returncode is None:
+            service.kill()
+        await service.wait()
