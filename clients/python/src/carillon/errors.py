@@ -61,7 +61,8 @@ class CarillonError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.code} ({self.reason}): {self.message}" if self.reason else f"{self.code}: {self.message}"
-        return "\n".join([head, *(f"  - {violation}" for violation in self.violations)])
+        unsaid = [violation for violation in self.violations if str(violation) not in self.message]
+        return "\n".join([head, *(f"  - {violation}" for violation in unsaid)])
 
 
 class InvalidRequest(CarillonError):
