@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help up demo compose-secrets test check format generate docs lock bench soak clean
+.PHONY: help up demo compose-secrets test check format generate docs lock bench bench-recovery soak simulated-year clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -46,9 +46,18 @@ docs: .venv/installed ## Write docs/configuration.md and docs/metrics.md from th
 bench: .venv/installed ## Measure what is promised about speed, beside the floor
 	@$(BIN)/python -m benchmarks
 
+bench-recovery: .venv/installed ## Settle 100,000 schedules that a week's outage left overdue; check every one of them
+	@$(BIN)/python -m benchmarks.recovery
+
 soak: .venv/installed ## Run 2,000 schedules each second for a minute, and again with a worker and a scheduler killed; check every run
 	@$(BIN)/python -m tests.faults.soak
 	@$(BIN)/python -m tests.faults.soak --kill
+
+time-oracle: .venv/installed ## Hold 200 expressions around every clock change of 2005 to 2037 against an oracle, in about 15 minutes
+	@$(BIN)/python -m tests.time_oracle
+
+simulated-year: .venv/installed ## Simulate a year of 500 schedules with changes and outages, in about 15 minutes; hold it against an oracle
+	@$(BIN)/python -m tests.simulation
 
 lock: .venv/installed ## Pin the newest versions that fit, with hashes
 	$(BIN)/python requirements/lock.py

@@ -79,6 +79,9 @@ class ReplicaMetrics(Collector):
         ticks, reaped = self._engine.ticks, self._reaper.total
         yield _counter("ticks", "Looks of this replica for due schedules.", ticks.ticks)
         yield _counter("runs_made", "Runs that this replica made for occurrences of schedules.", ticks.runs)
+        yield _counter(
+            "runs_buffered", "Of these, runs that waited for an earlier one of their schedule.", ticks.buffered
+        )
         ended = Counter({"COMPLETED": 0, "FAILED": reaped.failed, "CANCELLED": reaped.cancelled})
         ended.update(self._engine.completer.ended)
         yield _counters(
@@ -91,13 +94,15 @@ class ReplicaMetrics(Collector):
         yield _counters(
             "runs_reaped",
             "Runs of lost sessions and over their time that this replica took back: `freed` (the attempt costs"
-            " nothing), `charged` (to be tried again), or ended as `failed` or `cancelled`.",
+            " nothing), `charged` (to be tried again), or ended as `failed` or `cancelled`. `released`: runs that"
+            " waited for an earlier one of their schedule, although there was none; not expected.",
             "became",
             {
                 "freed": reaped.freed,
                 "charged": reaped.charged,
                 "failed": reaped.failed,
                 "cancelled": reaped.cancelled,
+                "released": reaped.released,
             },
         )
 

@@ -66,7 +66,11 @@ class Action(StrEnum):
     STEER = "change jobs"
     TRIGGER = "trigger jobs"
     SET_SCHEDULE = "change schedules"
+    RUN_SCHEDULE = "run schedules now"
+    TENANT = "read or change tenants"
+    REMOVE_TENANT = "remove tenants"
     CANCEL = "cancel runs"
+    BACKFILL = "backfill jobs"
     WORK = "work"
 
 
@@ -76,8 +80,20 @@ _SCOPES = {
     Action.TRIGGER: Scope.TRIGGER,
     Action.WORK: Scope.WORK,
 }
-_ADMIN_MAY = frozenset({Action.READ, Action.STEER, Action.TRIGGER, Action.SET_SCHEDULE, Action.CANCEL})
-_USER_MAY = frozenset({Action.READ, Action.SET_SCHEDULE})
+_ADMIN_MAY = frozenset(
+    {
+        Action.READ,
+        Action.STEER,
+        Action.TRIGGER,
+        Action.SET_SCHEDULE,
+        Action.RUN_SCHEDULE,
+        Action.TENANT,
+        Action.REMOVE_TENANT,
+        Action.CANCEL,
+        Action.BACKFILL,
+    }
+)
+_USER_MAY = frozenset({Action.READ, Action.SET_SCHEDULE, Action.RUN_SCHEDULE, Action.TENANT})
 
 
 def may(principal: Principal, action: Action, *, service: str = "", tenant: str = "") -> bool:
@@ -115,6 +131,10 @@ _WHO_MAY = {
     Action.STEER: "that needs a JWT with the admin role",
     Action.TRIGGER: "that needs the admin role, or a service token with scope `trigger` for its own jobs",
     Action.SET_SCHEDULE: "that needs the admin role, or a user's JWT with a tenant",
+    Action.RUN_SCHEDULE: "that needs the admin role, or a user's JWT with a tenant",
+    Action.TENANT: "that needs the admin role, or a JWT of a user of that tenant",
+    Action.REMOVE_TENANT: "that needs a JWT with the admin role",
     Action.CANCEL: "that needs a JWT with the admin role",
+    Action.BACKFILL: "that needs a JWT with the admin role",
     Action.WORK: "a work stream needs a service token with scope `work`, bound to the service or to `*`",
 }

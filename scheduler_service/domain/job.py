@@ -10,7 +10,7 @@ from typing import Any
 from scheduler_service.domain.fields import compact_json, is_relative
 from scheduler_service.domain.names import JobName
 from scheduler_service.domain.overlap import Overlap
-from scheduler_service.domain.timing import Every, GapPolicy, RepeatPolicy, parse
+from scheduler_service.domain.timing import CatchUp, Every, GapPolicy, RepeatPolicy, parse
 from scheduler_service.domain.values import leaves, paths_of, put_over, to_json
 
 
@@ -80,6 +80,8 @@ class Policies:
     run_timeout: timedelta | None = None
     retry: RetryPolicy = RetryPolicy()
     cancel_grace: timedelta | None = None
+    catch_up: CatchUp | None = None
+    catch_up_window: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ DEFAULT_POLICIES = Policies(
     run_timeout=timedelta(hours=24),
     retry=RetryPolicy(max_attempts=3, delay=timedelta(minutes=10)),
     cancel_grace=timedelta(seconds=30),
+    catch_up=CatchUp.LATEST,
+    catch_up_window=timedelta(days=1),
 )
 
 

@@ -85,6 +85,7 @@ def check_policies(policies: Policies, path: str, wrong: Violations) -> None:
     fields.check_duration(policies.attempt_timeout, f"{path}.attempt_timeout", wrong, least=_SECOND, most=_WEEK)
     fields.check_duration(policies.run_timeout, f"{path}.run_timeout", wrong, least=_SECOND, most=_MONTH)
     fields.check_duration(policies.cancel_grace, f"{path}.cancel_grace", wrong, least=_NONE, most=_HOUR)
+    fields.check_duration(policies.catch_up_window, f"{path}.catch_up_window", wrong, least=_NONE, most=_MONTH)
     fields.check_duration(policies.retry.delay, f"{path}.retry.delay", wrong, least=_NONE, most=_WEEK)
     attempts = policies.retry.max_attempts
     if attempts is not None and not 1 <= attempts <= MAX_ATTEMPTS:

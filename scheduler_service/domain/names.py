@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from uuid import UUID
 
 from scheduler_service.domain.access import SYSTEM_TENANT
 from scheduler_service.domain.errors import InvalidInput, Violation
@@ -11,14 +13,17 @@ from scheduler_service.domain.fields import Violations, quoted
 
 DEFAULT_SCHEDULE = "default"
 """The id of a job's own schedule, of tenant `-`, that is made from its manifest."""
+ANY_TENANT = "*"
+"""Stands for every tenant and the system, where a request allows it."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@|-]{0,127}")
 _ANY = "-"
-_ANY_TENANT = "*"
 _JOB_FORM = "services/{service}/jobs/{job}"
 _SCHEDULES_FORM = "services/{service}/jobs/{job}/tenants/{tenant}"
 _SCHEDULE_FORM = f"{_SCHEDULES_FORM}/schedules/{{schedule}}"
+_TENANT_FORM = "tenants/{tenant}"
+_BACKFILL_FORM = f"{_JOB_FORM}/backfills/{{backfill}}"
 _ID_RULE = "1 to 63 characters of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
 
 
@@ -73,6 +78,30 @@ class ScheduleName:
         return ScheduleName(JobName(service, job), tenant, schedule)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class BackfillName:
+    """Which backfill of a job."""
+
+    job: JobName
+    backfill_id: UUID
+
+    def __str__(self) -> str:
+        return f"{self.job}/backfills/{self.backfill_id}"
+
+    @staticmethod
+    def parse(name: str, field: str = "name") -> BackfillName:
+        """Reads `services/{service}/jobs/{job}/backfills/{backfill}`."""
+        service, job, backfill = _ids(name, _BACKFILL_FORM, field)
+        owner = JobName.parse(str(JobName(service, job)), field)
+        with suppress(ValueError):
+            backfill_id = UUID(backfill)
+            if str(backfill_id) == backfill.lower():
+                return BackfillName(owner, backfill_id)
+        raise InvalidInput(
+            Violation(field, f"{quoted(name)} is not of the form {_BACKFILL_FORM}, where {{backfill}} is a UUID")
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduleParent:
     """Which schedules to list. None stands for all."""
@@ -93,13 +122,13 @@ class ScheduleParent:
             check_id(service, field, wrong, what="the service")
         if job != _ANY:
             check_id(job, field, wrong, what="the job")
-        if tenant not in (_ANY_TENANT, SYSTEM_TENANT):
+        if tenant not in (ANY_TENANT, SYSTEM_TENANT):
             check_tenant(tenant, field, wrong)
         wrong.refuse_if_any()
         return ScheduleParent(
             None if service == _ANY else service,
             None if job == _ANY else job,
-            None if tenant == _ANY_TENANT else tenant,
+            None if tenant == ANY_TENANT else tenant,
         )
 
 
@@ -112,6 +141,20 @@ def parse_service_parent(parent: str, field: str = "parent") -> str | None:
     check_id(service, field, wrong, what="the service")
     wrong.refuse_if_any()
     return service
+
+
+def tenant_name(tenant: str) -> str:
+    """`tenants/{tenant}`."""
+    return f"tenants/{tenant}"
+
+
+def parse_tenant(name: str, field: str = "name") -> str:
+    """Reads `tenants/{tenant}`. Refuses anything else with InvalidInput for the field; the system's `-` is none."""
+    (tenant,) = _ids(name, _TENANT_FORM, field)
+    wrong = Violations()
+    check_tenant(tenant, field, wrong)
+    wrong.refuse_if_any()
+    return tenant
 
 
 def check_id(text: str, field: str, wrong: Violations, *, what: str = "an id") -> None:

@@ -72,7 +72,7 @@ class ItemCounts:
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run as it was at one moment, live or ended. `schedule`, `revision`, `scheduled_local` and `time_zone` are
-    empty for runs that no schedule owes."""
+    empty for runs that no schedule owes. `blocked`: it is pending because an earlier run of its schedule has to end."""
 
     run_id: UUID
     service: str
@@ -103,6 +103,7 @@ class Run:
     progress: Progress | None
     error: RunError | None
     cancel_requested_at: datetime | None
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from scheduler_service.domain.timing import (
     occurrences,
     settle,
 )
+from scheduler_service.domain.timing.catch_up import stretch
 
 _NONE = timedelta()
 
@@ -100,6 +101,19 @@ def decide_all(standing: Standing, now: datetime, oldest: datetime) -> Decision:
     reached = waiting[-1].occurrence.instant
     following = _start(standing, timing, next_occurrence(timing, reached))
     return Decision((*decision.runs, *waiting), decision.missed, reached, following)
+
+
+def overlooked(standing: Standing, now: datetime) -> Decision:
+    """What a schedule that was set aside owed up to `now`: missed, all of it. Refuses (TimingError) what cannot be
+    evaluated."""
+    since = max(standing.settled_to, standing.owed_from, EPOCH)
+    missed = () if standing.halted else stretch(_timing(standing), since, now, "set_aside")
+    return Decision((), missed, missed[-1].last if missed else standing.settled_to, None)
+
+
+def next_start(standing: Standing) -> datetime | None:
+    """When the first occurrence after where it stands is to start, jitter included; in the past if it is overdue."""
+    return first_start(standing, max(standing.settled_to, standing.owed_from, EPOCH))
 
 
 def first_start(standing: Standing, after: datetime) -> datetime | None:

@@ -1,4 +1,4 @@
-"""The loop that keeps house: partitions, statistics, what has grown old, and a count of what waits."""
+"""The loop that keeps house: partitions, statistics, what has grown old, what is armed anew, what waits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from time import monotonic
 from scheduler_service.loops.loop import Connect, Connection, Loop
 from scheduler_service.usecases.backlog import Backlog
 from scheduler_service.usecases.housekeeping import Housekeeping
+from scheduler_service.usecases.rearming import Rearming
 from scheduler_service.usecases.wakeups import Wakeup
 
 
@@ -17,9 +18,15 @@ class Housekeeper(Loop):
         super().__init__("housekeeper", Wakeup(), connect)
         self._backlog = backlog
         self._housekeeping = Housekeeping()
+        self._rearming = Rearming()
 
     async def step(self, connection: Connection) -> bool:
-        return await self._backlog.step(connection) or await self._housekeeping.step(connection, monotonic())
+        return (
+            await self._backlog.step(connection)
+            or await self._housekeeping.step(connection, monotonic())
+            or await self._rearming.step(connection, monotonic())
+        )
 
     def seconds_to_next(self) -> float:
-        return min(self._backlog.seconds_to_next(), max(0.0, self._housekeeping.next_at() - monotonic()))
+        next_at = min(self._housekeeping.next_at(), self._rearming.next_at())
+        return min(self._backlog.seconds_to_next(), max(0.0, next_at - monotonic()))

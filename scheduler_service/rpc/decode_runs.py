@@ -40,8 +40,8 @@ def run_filter(request: run_service_pb2.ListRunsRequest) -> RunFilter:
         job=job,
         tenant=request.tenant,
         labels=dict(request.labels),
-        states=_named(request.states, STATES, "states", wrong),
-        triggers=_named(request.trigger_sources, TRIGGERS, "trigger_sources", wrong),
+        states=named(request.states, STATES, "states", wrong),
+        triggers=named(request.trigger_sources, TRIGGERS, "trigger_sources", wrong),
         origin=request.origin,
         since=instant(request, "since", wrong),
         until=instant(request, "until", wrong),
@@ -75,7 +75,7 @@ def trigger_request(request: job_service_pb2.TriggerJobRequest) -> TriggerReques
         origin=request.origin,
         run_key=request.run_key,
         request_id=request.request_id,
-        digest=_digest(request),
+        digest=request_digest(request),
     )
 
 
@@ -91,9 +91,9 @@ def instant(request: Message, field: str, wrong: Violations) -> datetime | None:
         return None
 
 
-def _digest(request: job_service_pb2.TriggerJobRequest) -> bytes:
+def request_digest(request: Message) -> bytes:
     """The same for the same request of the same method, whatever its `request_id`."""
-    asked = job_service_pb2.TriggerJobRequest()
+    asked = type(request)()
     asked.CopyFrom(request)
     asked.ClearField("request_id")
     body = asked.SerializeToString(deterministic=True)
@@ -114,7 +114,8 @@ def _job_filter(name: str, wrong: Violations) -> tuple[str, str]:
     return job.service, job.job
 
 
-def _named(numbers: Iterable[int], known: Mapping[E, int], field: str, wrong: Violations) -> frozenset[E]:
+def named(numbers: Iterable[int], known: Mapping[E, int], field: str, wrong: Violations) -> frozenset[E]:
+    """The values that a repeated enum field names."""
     by_number = {number: value for value, number in known.items()}
     found = set()
     for index, number in enumerate(numbers):

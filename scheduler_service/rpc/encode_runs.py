@@ -48,6 +48,7 @@ def encode_run(run: Run, *, with_payload: bool = True) -> run_pb2.Run:
         error=_error(run.error),
         worker=run.worker,
         cancel_request_time=_timestamp(run.cancel_requested_at),
+        blocked=run.blocked,
     )
 
 

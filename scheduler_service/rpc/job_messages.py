@@ -19,7 +19,7 @@ from scheduler_service.domain.job import (
     TimingSpec,
 )
 from scheduler_service.domain.overlap import Overlap
-from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
+from scheduler_service.domain.timing import CatchUp, GapPolicy, RepeatPolicy
 from scheduler_service.rpc.structs import read_struct, to_struct
 from scheduler_service.rpc.values import (
     read_duration,
@@ -128,6 +128,8 @@ def _read_policies(message: job_pb2.Policies, path: str, wrong: Violations) -> P
             delay=read_duration(retry, "delay", f"{path}.retry", wrong),
         ),
         cancel_grace=read_duration(message, "cancel_grace", path, wrong),
+        catch_up=read_enum(message, "catch_up", CatchUp, "CATCH_UP_", path, wrong),
+        catch_up_window=read_duration(message, "catch_up_window", path, wrong),
     )
 
 
@@ -168,6 +170,8 @@ def _write_policies(policies: Policies) -> job_pb2.Policies:
         run_timeout=write_duration(policies.run_timeout),
         retry=_write_retry(policies.retry) if policies.retry != RetryPolicy() else None,
         cancel_grace=write_duration(policies.cancel_grace),
+        catch_up=job_pb2.CatchUp.Value(f"CATCH_UP_{policies.catch_up.name}") if policies.catch_up else None,
+        catch_up_window=write_duration(policies.catch_up_window),
     )
 
 

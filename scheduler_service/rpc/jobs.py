@@ -7,8 +7,10 @@ from carillon.v1 import job_service_pb2_grpc
 
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.names import JobName, parse_service_parent
+from scheduler_service.rpc.backfills import BackfillMethods
 from scheduler_service.rpc.calls import Context, caller
 from scheduler_service.rpc.job_messages import read_overrides, write_job
+from scheduler_service.rpc.pausing import read_catch_up, write_plan
 from scheduler_service.rpc.strict import refuse_unknown_fields, unknown_fields
 from scheduler_service.rpc.trigger import TriggerMethods
 from scheduler_service.store.database import Database
@@ -17,7 +19,7 @@ from scheduler_service.usecases.jobs import JobFilter
 from scheduler_service.usecases.wakeups import Wakeups
 
 
-class JobService(TriggerMethods, job_service_pb2_grpc.JobServiceServicer):
+class JobService(TriggerMethods, BackfillMethods, job_service_pb2_grpc.JobServiceServicer):
     """Reads and steers jobs. `default_time_zone` is in force where nobody names one."""
 
     def __init__(self, database: Database, wakeups: Wakeups, *, default_time_zone: str = "UTC") -> None:
@@ -73,5 +75,12 @@ class JobService(TriggerMethods, job_service_pb2_grpc.JobServiceServicer):
 
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> pb.ResumeJobResponse:
         refuse_unknown_fields(request)
-        job = await jobs.resume_job(self._database, self._wakeups, caller(), JobName.parse(request.name))
-        return pb.ResumeJobResponse(job=write_job(job, self._default_time_zone))
+        job, plan = await jobs.resume_job(
+            self._database,
+            self._wakeups,
+            caller(),
+            JobName.parse(request.name),
+            read_catch_up(request),
+            validate_only=request.validate_only,
+        )
+        return pb.ResumeJobResponse(job=write_job(job, self._default_time_zone), catch_up=write_plan(plan))

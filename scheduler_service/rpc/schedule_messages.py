@@ -39,4 +39,6 @@ def write_schedule(schedule: Schedule) -> schedule_pb2.Schedule:
         update_time=write_time(schedule.updated_at),
         updated_by=schedule.updated_by,
         effective_timing=write_timing(schedule.in_force.as_spec()),
+        stored=schedule.stored,
+        pause_time=write_time(schedule.paused_at),
     )

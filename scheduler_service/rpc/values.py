@@ -53,6 +53,7 @@ def read_enum(message: Message, field: str, kind: type[E], prefix: str, path: st
     declared = message.DESCRIPTOR.fields_by_name[field].enum_type
     known = declared.values_by_number.get(number) if declared else None
     if known is None:
-        wrong.add(f"{path}.{field}", f"{number} is no value of it that this scheduler knows")
+        where = f"{path}.{field}" if path else field
+        wrong.add(where, f"{number} is no value of it that this scheduler knows")
         return None
     return kind[known.name.removeprefix(prefix)]

@@ -10,6 +10,9 @@ from typing import LiteralString
 import psycopg
 from psycopg.rows import TupleRow
 
+from scheduler_service.store import arrays
+from scheduler_service.store.claim import PRIORITIES
+
 Connection = psycopg.AsyncConnection[TupleRow]
 
 CAP = 10_000
@@ -32,9 +35,11 @@ routes as (
 )
 select 'route', r.route, d.runs, extract(epoch from clock.now - d.oldest)::float8
 from clock, routes r, lateral (
-  select count(*) as runs, min(run_after) as oldest from (
+  select least(count(*), %(cap)s) as runs, min(run_after) as oldest
+  from unnest(%(priorities)s::smallint[]) as p(priority), lateral (
     select l.run_after from carillon.live_runs l
-    where l.route = r.route and l.session_id is null and not l.blocked and l.run_after <= clock.now
+    where l.route = r.route and l.priority = p.priority
+      and l.session_id is null and not l.blocked and l.run_after <= clock.now
     order by l.run_after limit %(cap)s) due
 ) d
 union all
@@ -64,7 +69,8 @@ class BacklogCounts:
 
 async def count_backlog(connection: Connection, *, cap: int = CAP, now: datetime | None = None) -> BacklogCounts:
     """Counts what waits at this moment. `now` stands in for the database's clock."""
-    rows = await (await connection.execute(_COUNT, {"cap": cap, "now": now})).fetchall()
+    parameters = {"cap": cap, "now": now, "priorities": arrays.plain(PRIORITIES)}
+    rows = await (await connection.execute(_COUNT, parameters)).fetchall()
     return BacklogCounts(
         waiting={name: Waiting(runs, oldest or 0.0) for kind, name, runs, oldest in rows if kind == "route"},
         live={name: runs for kind, name, runs, _ in rows if kind == "state"},

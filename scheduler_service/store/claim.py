@@ -19,6 +19,9 @@ from scheduler_service.store import arrays
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
+PRIORITIES = (0, 1)
+"""0: due now. 1: catch-up, backfill and repair, which what is due now does not wait for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -39,10 +42,10 @@ with held as materialized (
 ),
 picked as materialized (
   select due.place, due.alone
-  from held, unnest(%(routes)s::text[]) as served(route)
+  from held, unnest(%(routes)s::text[], %(priorities)s::smallint[]) as served(route, priority)
   cross join lateral (
     select l.ctid as place, l.alone from carillon.live_runs l
-    where l.route = served.route and l.session_id is null and not l.blocked
+    where l.route = served.route and l.priority = served.priority and l.session_id is null and not l.blocked
       and l.run_after <= (select coalesce(%(now)s::timestamptz, clock_timestamp()))
     order by l.run_after, l.run_id limit %(limit)s
     for update skip locked
@@ -73,9 +76,9 @@ from held left join (claimed c join carillon.jobs j using (job_id)) on true"""
 async def claim(
     connection: Connection, session_id: UUID, routes: Collection[str], limit: int, now: datetime | None = None
 ) -> Claim | None:
-    """Hands up to `limit` due runs of these routes to a session, the longest due first within a route, and the routes
-    in their order. None if the session has gone."""
-    parameters = {"session": session_id, "routes": arrays.texts(routes), "limit": limit, "now": now}
+    """Hands up to `limit` due runs of these routes to a session: those of the lower priority first, of these the routes
+    in their order, and within a route the longest due first. None if the session has gone."""
+    parameters = {"session": session_id, "limit": limit, "now": now, **_ranges(routes)}
     rows = await (await connection.execute(_CLAIM, parameters, binary=True)).fetchall()
     if not rows:
         return None
@@ -99,13 +102,21 @@ def _claimed_run(row: tuple[Any, ...]) -> ClaimedRun:
     return ClaimedRun(*(*row[1:12], _TRIGGERS[row[12]], labels_of(row[13])))
 
 
+def _ranges(routes: Collection[str]) -> dict[str, str]:
+    """Each route with each priority, a range of the index on claimable runs each."""
+    return {
+        "routes": arrays.texts([*routes] * len(PRIORITIES)),
+        "priorities": arrays.plain(priority for priority in PRIORITIES for _ in routes),
+    }
+
+
 _SECONDS_TO_NEXT: LiteralString = """
 select extract(epoch from min(waiting.run_after)
          - (select coalesce(%(now)s::timestamptz, clock_timestamp())))::float8
-from unnest(%(routes)s::text[]) as served(route)
+from unnest(%(routes)s::text[], %(priorities)s::smallint[]) as served(route, priority)
 cross join lateral (
   select l.run_after from carillon.live_runs l
-  where l.route = served.route and l.session_id is null and not l.blocked
+  where l.route = served.route and l.priority = served.priority and l.session_id is null and not l.blocked
     and l.run_after > (select coalesce(%(now)s::timestamptz, clock_timestamp()))
   order by l.run_after limit 1
 ) waiting"""
@@ -114,6 +125,6 @@ cross join lateral (
 async def seconds_to_next(connection: Connection, routes: Collection[str], now: datetime | None = None) -> float | None:
     """How long until a run of these routes that waits for its time (jitter, a retry's delay) may be claimed; None if
     none waits."""
-    parameters = {"routes": arrays.texts(routes), "now": now}
+    parameters = {"now": now, **_ranges(routes)}
     row = await (await connection.execute(_SECONDS_TO_NEXT, parameters)).fetchone()
     return row[0] if row else None

@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow
 from scheduler_service.domain.attempt import AttemptRef, Result
 from scheduler_service.domain.record import RunError
 from scheduler_service.store import arrays
+from scheduler_service.store.turns import arrange
 
 _UNNAMED = {
     "FAILED": RunError("HANDLER_ERROR", "the attempt failed without saying why"),
@@ -55,12 +56,15 @@ _DURATION: LiteralString = "make_interval(secs => r.seconds)"
 _STARTED_AT: LiteralString = f"""
 coalesce(l.started_at, greatest(l.claimed_at, {_NOW} - {_DURATION}))"""
 
+# Lateral, so that the runs are locked in the order of the arrays, however many sessions they are of. Followed ones,
+# whose turn is to go to another, are left out unless the caller sees to that: see store/turns.py.
 _END: LiteralString = f"""
 with {_HELD},
 ended as (
   delete from carillon.live_runs l
-  using {_RESULTS} join held h on h.session_id = r.session_id
-  where {_IS_THAT_ATTEMPT}
+  using {_RESULTS}
+  cross join lateral (select worker from held where held.session_id = r.session_id offset 0) h
+  where {_IS_THAT_ATTEMPT} and (%(also_followed)s or not l.followed)
   returning l.*, h.worker, greatest(l.created_at, {_NOW}) as finished_at,
     case when l.started_at is not null or r.seconds is not null then {_STARTED_AT} end as begun_at,
     {_DURATION} as duration,
@@ -89,7 +93,8 @@ returning run_id, attempt, claim_id"""
 
 _LOCK: LiteralString = f"""
 with {_HELD}
-select l.run_id, l.attempt, l.claim_id, l.max_attempts, l.retry_delay, l.cancel_requested_at is not null
+select l.run_id, l.attempt, l.claim_id, l.max_attempts, l.retry_delay, l.cancel_requested_at is not null,
+  case when l.followed then l.schedule_id end
 from {_RESULTS} join held h on h.session_id = r.session_id join carillon.live_runs l on {_IS_THAT_ATTEMPT}
 order by l.run_id
 for update of l"""
@@ -125,7 +130,7 @@ returning r.run_id, r.attempt, r.claim_id"""
 _REMOVE_RECORDED: LiteralString = """
 delete from carillon.live_runs l using carillon.runs r
 where l.run_id = %(run_id)s and r.run_id = %(run_id)s
-returning l.run_id"""
+returning case when l.followed then l.schedule_id end"""
 
 # Joined, not `= any(...)`: that would probe every partition.
 _LOOK_UP: LiteralString = """
@@ -143,11 +148,13 @@ order by r.place"""
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A locked live attempt: what decides on another one needs."""
+    """A locked live attempt: what decides on another one needs. `followed_on` is the schedule of a run that others
+    wait for."""
 
     max_attempts: int
     retry_delay: timedelta
     cancel_requested: bool
+    followed_on: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +172,15 @@ async def end_runs(
     results: Sequence[Result],
     now: datetime | None = None,
     digests: Sequence[str] | None = None,
+    *,
+    also_followed: bool = False,
 ) -> set[AttemptRef]:
     """Ends runs: COMPLETED, or CANCELLED where that was asked for, or FAILED. Answers which results matched no live
-    attempt. `digests` are those of the results as they were sent, where these stand in for others."""
-    more = {"digests": arrays.plain(digests)} if digests else {}
-    return await _unmatched(connection, _END, results, now, **more)
+    attempt. `digests` are those of the results as they were sent, where these stand in for others.
+
+    Runs that others wait for are only ended `also_followed`: by who arranges the turns in the same transaction."""
+    more: dict[str, object] = {"digests": arrays.plain(digests)} if digests else {}
+    return await _unmatched(connection, _END, results, now, also_followed=also_followed, **more)
 
 
 async def lock_attempts(connection: Connection, results: Sequence[Result]) -> dict[AttemptRef, Held]:
@@ -192,8 +203,12 @@ async def free_runs(connection: Connection, results: Sequence[Result]) -> set[At
 
 
 async def remove_recorded(connection: Connection, run_id: UUID) -> bool:
-    """Removes a live run of which there is a record already. Answers whether it was so."""
-    return (await connection.execute(_REMOVE_RECORDED, {"run_id": run_id})).rowcount > 0
+    """Removes a live run of which there is a record already. Answers whether it was so. In a transaction of its own."""
+    async with connection.transaction():
+        row = await (await connection.execute(_REMOVE_RECORDED, {"run_id": run_id})).fetchone()
+        if row is not None and row[0] is not None:
+            await arrange(connection, [row[0]])
+    return row is not None
 
 
 async def look_up(connection: Connection, results: Sequence[Result]) -> list[Known]:
@@ -203,7 +218,7 @@ async def look_up(connection: Connection, results: Sequence[Result]) -> list[Kno
 
 
 async def _unmatched(
-    connection: Connection, query: LiteralString, results: Sequence[Result], now: datetime | None, **more: str
+    connection: Connection, query: LiteralString, results: Sequence[Result], now: datetime | None, **more: object
 ) -> set[AttemptRef]:
     cursor = await connection.execute(query, _parameters(results, now) | more, binary=True)
     if cursor.rowcount == len(results):

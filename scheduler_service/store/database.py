@@ -70,12 +70,15 @@ class Database:
     def __init__(self, api_url: str, engine_url: str, *, pool_size: int = 10) -> None:
         self._engine_url = engine_url
         self._api = _pool(api_url, pool_size)
+        # The same pool.
+        self._snapshots = self._api.execution_options(isolation_level="REPEATABLE READ")
         self._engine = _pool(engine_url, pool_size)
 
     @asynccontextmanager
-    async def acting_for(self, principal: Principal) -> AsyncIterator[Transaction]:
-        """A transaction on behalf of a caller; committed at the end, rolled back on any error."""
-        async with self._api.begin() as connection:
+    async def acting_for(self, principal: Principal, *, one_snapshot: bool = False) -> AsyncIterator[Transaction]:
+        """A transaction on behalf of a caller; committed at the end, rolled back on any error. With `one_snapshot`,
+        for one that only reads, all its statements see the same moment."""
+        async with (self._snapshots if one_snapshot else self._api).begin() as connection:
             answer = await connection.execute(
                 _ACT_FOR,
                 {

@@ -14,8 +14,9 @@ from scheduler_service.domain.names import JobName
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.schedule import next_owed
 from scheduler_service.domain.values import from_json, to_json
+from scheduler_service.store.cancel import end_pending_runs
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.schedules import in_force_of
+from scheduler_service.store.schedules import driver_connection, in_force_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,16 @@ REMOVED = RunError("JOB_REMOVED", "the job's service no longer declares it")
 _SELECT = """
 select j.job_id, j.service, j.job, j.declared, j.overrides, j.endpoint, j.generation, j.owed_from, j.paused_at,
   j.archived_at, j.created_at, j.updated_at, s.enabled, s.cron, s.time_zone, s.gap, s.repeat, s.phase, s.jitter,
-  s.settled_to, s.next_run_at, s.set_aside_reason
+  s.settled_to, s.next_run_at, s.set_aside_reason, s.paused_at is not null as paused
 from carillon.jobs j
 left join carillon.schedules s on s.job_id = j.job_id and s.tenant_id = '-' and s.schedule = 'default'
+  and s.deleted_at is null
 """
 _OF_SERVICE = text(f"{_SELECT} where j.service = :service order by j.job_id for no key update of j")
 _BY_NAME = text(f"{_SELECT} where j.service = :service and j.job = :job")
 _BY_NAME_LOCKED = text(f"{_SELECT} where j.service = :service and j.job = :job for no key update of j")
 _BY_NAME_HELD = text(f"{_SELECT} where j.service = :service and j.job = :job for share of j")
+_THESE_HELD = text(f"{_SELECT} where j.job_id = any(:job_ids) order by j.job_id for share of j")
 _LIST = f"""{_SELECT}
 where (cast(:service as text) is null or j.service = :service)
   and (:archived or j.archived_at is null)
@@ -79,6 +82,12 @@ async def lock_job(tx: Transaction, name: JobName) -> StoredJob | None:
 async def hold_job(tx: Transaction, name: JobName) -> Job | None:
     """The job, which nobody changes until the transaction ends; any number may hold it."""
     return await _one(tx, _BY_NAME_HELD, name)
+
+
+async def hold_jobs(tx: Transaction, job_ids: Iterable[int]) -> list[Job]:
+    """Those of these jobs that the caller sees, as `hold_job` holds them, in the order of their ids."""
+    rows = await tx.connection.execute(_THESE_HELD, {"job_ids": list(job_ids)})
+    return [_job_of(row) for row in rows]
 
 
 async def list_jobs(
@@ -109,22 +118,24 @@ async def list_jobs(
 _RECORDSET = """
 jsonb_to_recordset(cast(:rows as jsonb)) as r(job_id bigint, revived boolean, job text, declared jsonb,
   overrides jsonb, route text, endpoint text, overlap carillon.overlap, attempt_timeout float8, run_timeout float8,
-  cancel_grace float8, max_attempts integer, retry_delay float8, tenant_schedules boolean, labels jsonb, config jsonb)
+  cancel_grace float8, catch_up carillon.catch_up, catch_up_window float8, max_attempts integer, retry_delay float8,
+  tenant_schedules boolean, labels jsonb, config jsonb)
 """
 _INSERT = text(f"""
 insert into carillon.jobs (service, job, declared, overrides, route, endpoint, overlap, attempt_timeout, run_timeout,
-  cancel_grace, max_attempts, retry_delay, tenant_schedules, labels, config, generation, owed_from, created_at,
-  updated_at)
+  cancel_grace, catch_up, catch_up_window, max_attempts, retry_delay, tenant_schedules, labels, config, generation,
+  owed_from, created_at, updated_at)
 select :service, r.job, r.declared, r.overrides, r.route, r.endpoint, r.overlap,
   make_interval(secs => r.attempt_timeout), make_interval(secs => r.run_timeout),
-  make_interval(secs => r.cancel_grace), r.max_attempts, make_interval(secs => r.retry_delay), r.tenant_schedules,
-  r.labels, r.config, :generation, :now, :now, :now
+  make_interval(secs => r.cancel_grace), r.catch_up, make_interval(secs => r.catch_up_window), r.max_attempts,
+  make_interval(secs => r.retry_delay), r.tenant_schedules, r.labels, r.config, :generation, :now, :now, :now
 from {_RECORDSET}
 returning job_id, job""")
 _UPDATE = text(f"""
 update carillon.jobs j set declared = r.declared, overrides = r.overrides, route = r.route, endpoint = r.endpoint,
   overlap = r.overlap, attempt_timeout = make_interval(secs => r.attempt_timeout),
   run_timeout = make_interval(secs => r.run_timeout), cancel_grace = make_interval(secs => r.cancel_grace),
+  catch_up = r.catch_up, catch_up_window = make_interval(secs => r.catch_up_window),
   max_attempts = r.max_attempts, retry_delay = make_interval(secs => r.retry_delay),
   tenant_schedules = r.tenant_schedules, labels = r.labels, config = r.config,
   archived_at = case when r.revived then null else j.archived_at end,
@@ -144,21 +155,11 @@ _RESUME = text(
 _ARCHIVE = text("""
 update carillon.jobs set archived_at = :now, updated_at = :now
 where job_id = any(:job_ids) and archived_at is null""")
+# In the order of locks: those whose turn it is before those that wait for them.
 _LOCK_PENDING = text("""
-select run_id from carillon.live_runs where job_id = any(:job_ids) and claim_id is null
-order by run_id for update""")
-# Runs that wait for a retry are pending, too; what their last attempt left behind is no part of this outcome.
-_CANCEL_PENDING = text("""
-with ended as (
-  delete from carillon.live_runs where run_id = any(cast(:run_ids as uuid[])) and claim_id is null returning *
-)
-insert into carillon.runs (run_id, schedule_id, revision, job_id, tenant_id, state, trigger, scheduled_for,
-  scheduled_local, fold, time_zone, tzdata, run_after, created_at, finished_at, triggered_by, origin, labels, payload,
-  attempt, max_attempts, error, cancel_requested_at)
-select run_id, schedule_id, revision, job_id, tenant_id, 'CANCELLED', trigger, scheduled_for,
-  scheduled_local, fold, time_zone, tzdata, run_after, created_at, greatest(:now, created_at), triggered_by, origin,
-  labels, payload, attempt, max_attempts, cast(:error as jsonb), cancel_requested_at
-from ended""")
+select run_id, claim_id is null as is_pending from carillon.live_runs
+where job_id = any(:job_ids) and (claim_id is null or followed)
+order by blocked, run_id for update""")
 
 
 async def insert_jobs(tx: Transaction, service: str, jobs: Sequence[JobValues], *, generation: int) -> dict[str, int]:
@@ -190,10 +191,10 @@ async def archive(tx: Transaction, job_ids: Iterable[int]) -> None:
     """Archives jobs, and ends their pending runs as CANCELLED, with JOB_REMOVED. Claimed runs go on."""
     wanted = list(job_ids)
     await tx.connection.execute(_ARCHIVE, {"job_ids": wanted, "now": tx.now})
-    pending = (await tx.connection.execute(_LOCK_PENDING, {"job_ids": wanted})).scalars().all()
+    locked = await tx.connection.execute(_LOCK_PENDING, {"job_ids": wanted})
+    pending = [row.run_id for row in locked if row.is_pending]
     if pending:
-        parameters = {"run_ids": pending, "now": tx.now, "error": json.dumps(REMOVED.to_document())}
-        await tx.connection.execute(_CANCEL_PENDING, parameters)
+        await end_pending_runs(await driver_connection(tx), pending, REMOVED, tx.now)
 
 
 async def _one(tx: Transaction, statement: Any, name: JobName) -> Job | None:
@@ -219,6 +220,8 @@ def _row(service: str, values: JobValues) -> dict[str, Any]:
         "attempt_timeout": policies["attempt_timeout"],
         "run_timeout": policies["run_timeout"],
         "cancel_grace": policies["cancel_grace"],
+        "catch_up": policies["catch_up"],
+        "catch_up_window": policies["catch_up_window"],
         "max_attempts": policies["retry"]["max_attempts"],
         "retry_delay": policies["retry"]["delay"],
         "tenant_schedules": values.in_force.tenant_schedules,

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from scheduler_service.domain.returns import Charged, Ended, Freed, HeldRun, Return
 from scheduler_service.store.sessions import Connection, workers_of
+from scheduler_service.store.turns import arrange
 
 log = structlog.get_logger()
 
@@ -93,16 +94,20 @@ with ended as (
     e(run_id, state, error, worker)
   where r.run_id = e.run_id
   returning r.*, e.state, e.error, e.worker
+),
+recorded as (
+  insert into carillon.runs
+    (run_id, schedule_id, revision, job_id, tenant_id, state, trigger, scheduled_for, scheduled_local, fold, time_zone,
+     tzdata, run_after, created_at, started_at, finished_at, triggered_by, origin, labels, payload, attempt,
+     max_attempts, worker, error, cancel_requested_at, claim_id)
+  select run_id, schedule_id, revision, job_id, tenant_id, state, trigger, scheduled_for, scheduled_local, fold,
+     time_zone, tzdata, run_after, created_at, started_at, greatest(%(now)s, created_at), triggered_by, origin, labels,
+     payload, attempt, max_attempts, worker, error, cancel_requested_at, claim_id
+  from ended
+  on conflict do nothing
+  returning run_id
 )
-insert into carillon.runs
-  (run_id, schedule_id, revision, job_id, tenant_id, state, trigger, scheduled_for, scheduled_local, fold, time_zone,
-   tzdata, run_after, created_at, started_at, finished_at, triggered_by, origin, labels, payload, attempt, max_attempts,
-   worker, error, cancel_requested_at, claim_id)
-select run_id, schedule_id, revision, job_id, tenant_id, state, trigger, scheduled_for, scheduled_local, fold,
-   time_zone, tzdata, run_after, created_at, started_at, greatest(%(now)s, created_at), triggered_by, origin, labels,
-   payload, attempt, max_attempts, worker, error, cancel_requested_at, claim_id
-from ended
-on conflict do nothing
+select case when followed then schedule_id end, (select count(*) from recorded) from ended
 """
 
 _TO_STOP = """
@@ -221,8 +226,9 @@ async def _end(
         "workers": [_worker(run, workers) for run, _ in ended],
         "now": now,
     }
-    cursor = await connection.execute(_END, values)
-    if cursor.rowcount < len(ended):
+    rows = await (await connection.execute(_END, values)).fetchall()
+    await arrange(connection, {schedule_id for schedule_id, _ in rows if schedule_id is not None})
+    if not rows or rows[0][1] < len(ended):
         log.critical(
             "live runs had records already; the live ones are removed", runs=[str(run_id) for run_id in run_ids]
         )

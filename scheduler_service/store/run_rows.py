@@ -23,7 +23,7 @@ LIVE_COLUMNS = f"""
   null::timestamptz as finished_at, null::interval as duration, r.triggered_by, r.origin, r.labels, r.payload,
   r.attempt, r.max_attempts, r.session_id, '' as worker, 0::bigint as items_processed,
   0::bigint as items_succeeded, 0::bigint as items_failed, '{{}}'::jsonb as metrics, '{{}}'::jsonb as metadata,
-  r.last_error as error, r.cancel_requested_at, r.progress"""
+  r.last_error as error, r.cancel_requested_at, r.progress, r.blocked"""
 
 ENDED_COLUMNS = """
   r.run_id, r.schedule_id, r.revision, r.job_id, r.tenant_id, r.state::text as state, r.trigger,
@@ -31,7 +31,7 @@ ENDED_COLUMNS = """
   r.finished_at, r.duration, r.triggered_by, r.origin, r.labels, r.payload,
   r.attempt, r.max_attempts, null::uuid as session_id, r.worker, r.items_processed,
   r.items_succeeded, r.items_failed, r.metrics, r.metadata,
-  r.error, r.cancel_requested_at, null::jsonb as progress"""
+  r.error, r.cancel_requested_at, null::jsonb as progress, false as blocked"""
 
 
 def with_names(runs: str, *, payload: str = "r.payload") -> str:
@@ -45,7 +45,7 @@ select r.run_id, r.service, r.job, r.tenant_id, coalesce(r.schedule, '') as sche
   coalesce(r.time_zone, '') as time_zone, r.run_after, r.created_at, r.started_at, r.finished_at, r.duration,
   r.triggered_by, r.origin, r.labels, {payload}::text as payload, r.attempt, r.max_attempts,
   coalesce(r.session_worker, r.worker) as worker, r.items_processed, r.items_succeeded, r.items_failed,
-  r.metrics::text as metrics, r.metadata::text as metadata, r.error, r.cancel_requested_at, r.progress
+  r.metrics::text as metrics, r.metadata::text as metadata, r.error, r.cancel_requested_at, r.progress, r.blocked
 from (
   select r.*, j.service, j.job, s.schedule, w.worker as session_worker
   from ({runs}) r
@@ -89,6 +89,7 @@ def run_of(row: Row[Any]) -> Run:
         schedule=row.schedule,
         revision=row.revision,
         state=RunState(row.state),
+        blocked=row.blocked,
         trigger=TriggerSource(row.trigger),
         origin=row.origin,
         triggered_by=row.triggered_by,

@@ -10,11 +10,10 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 
-from scheduler_service.domain.access import Kind
 from scheduler_service.domain.job import TimingSpec
-from scheduler_service.domain.names import DEFAULT_SCHEDULE, JobName, ScheduleName, ScheduleParent
+from scheduler_service.domain.names import DEFAULT_SCHEDULE, JobName, ScheduleName
 from scheduler_service.domain.schedule import NO_EXPRESSION, InForce, Schedule, ScheduleSpec
 from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
 from scheduler_service.domain.values import from_json, to_json
@@ -36,14 +35,16 @@ class NewSchedule:
 
 @dataclass(slots=True)  # not frozen: one of a million perhaps, where freezing costs four times the making
 class Following:
-    """A schedule that takes something from its job: what it says itself (`timing` as JSON text), and what is in force
-    for it."""
+    """A schedule that takes something from its job or tenant: what it says itself (`timing` as JSON text), and what is
+    in force for it. `tenant_zone` is empty where the tenant set none."""
 
     schedule_id: int
     job_id: int
+    tenant_zone: str
     is_jobs_own: bool
     timing: str
     enabled: bool
+    paused: bool
     in_force: InForce
     settled_to: datetime
 
@@ -61,29 +62,41 @@ class Revision:
     is_first: bool = False
 
 
-_SELECT = """
+SELECT = """
 select s.schedule_id, s.job_id, j.service, j.job, s.tenant_id, s.schedule, s.timing, s.enabled, s.config, s.labels,
   s.cron, s.time_zone, s.gap, s.repeat, s.phase, s.jitter, s.revision, s.settled_to, s.next_run_at,
-  s.set_aside_reason, s.created_at, s.created_by, s.updated_at, s.updated_by, j.owed_from,
-  j.paused_at is not null or j.archived_at is not null as halted
+  s.set_aside_reason, s.created_at, s.created_by, s.updated_at, s.updated_by, s.paused_at,
+  s.paused_at is not null as paused, j.owed_from, j.paused_at is not null or j.archived_at is not null as halted
 from carillon.schedules s join carillon.jobs j using (job_id)
 """
-_NAMED = "where j.service = :service and j.job = :job and s.tenant_id = :tenant and s.schedule = :schedule"
-_BY_NAME = text(f"{_SELECT} {_NAMED}")
-_BY_NAME_LOCKED = text(f"{_SELECT} {_NAMED} for no key update of s")
-# Every schedule that takes something from its job: one that says all its fields itself does not.
-_FOLLOWING = text("""
+_NAMED = """
+where j.service = :service and j.job = :job and s.tenant_id = :tenant and s.schedule = :schedule
+  and s.deleted_at is null"""
+_BY_NAME = text(f"{SELECT} {_NAMED}")
+_BY_NAME_LOCKED = text(f"{SELECT} {_NAMED} for no key update of s")
+_FOLLOWING = """
 select s.schedule_id, s.job_id, s.tenant_id = '-' and s.schedule = 'default' as is_jobs_own,
   s.timing::text as timing, s.enabled, s.cron, s.time_zone, s.gap, s.repeat, s.phase, s.jitter, s.set_aside_reason,
-  s.settled_to
-from carillon.schedules s
-where s.job_id = any(:job_ids)
+  s.paused_at is not null as paused, s.settled_to, coalesce(t.time_zone, '') as tenant_zone
+from carillon.schedules s left join carillon.tenants t on t.tenant_id = s.tenant_id
+where s.job_id = any(:job_ids) and s.deleted_at is null"""
+# Every schedule that takes something from its job: one that says all its fields itself does not.
+_FOLLOWING_JOBS = text(f"""{_FOLLOWING}
   and (not jsonb_exists_all(s.timing, :fields) or (s.tenant_id = '-' and s.schedule = 'default'))
+order by s.schedule_id for no key update of s""")
+_FOLLOWING_TENANT = text(f"""{_FOLLOWING}
+  and s.tenant_id = :tenant and s.tenant_id <> '-' and not jsonb_exists(s.timing, 'time_zone')
 order by s.schedule_id for no key update of s""")
 # A jitter is at most an hour, which bounds the range of the index on next_run_at.
 _OWING = text("""
 select schedule_id from carillon.schedules
 where job_id = any(:job_ids) and next_run_at <= :now + interval '1 hour' and next_run_at - jitter <= :now
+union all
+select schedule_id from carillon.schedules where job_id = any(:job_ids) and set_aside_reason is not null
+order by schedule_id""")
+_THESE_OWING = text("""
+select schedule_id from carillon.schedules
+where schedule_id = any(:schedule_ids) and (next_run_at - jitter <= :now or set_aside_reason is not null)
 order by schedule_id""")
 _LOCK_DUE_SOON = text("""
 with locked as materialized (
@@ -93,33 +106,51 @@ with locked as materialized (
 )
 select count(*) from locked""")
 _JOBS_WITH_OWN = text(
-    "select job_id from carillon.schedules where job_id = any(:job_ids) and tenant_id = '-' and schedule = :schedule"
+    "select job_id from carillon.schedules"
+    " where job_id = any(:job_ids) and tenant_id = '-' and schedule = :schedule and deleted_at is null"
 )
 _TIMING_FIELDS = ["cron", "time_zone", "gap", "repeat", "phase", "jitter"]
 
 
 async def get_schedule(tx: Transaction, name: ScheduleName) -> Schedule | None:
     row = (await tx.connection.execute(_BY_NAME, _name(name))).one_or_none()
-    return None if row is None else _schedule_of(row)
+    return None if row is None else schedule_of(row)
 
 
 async def lock_schedule(tx: Transaction, name: ScheduleName) -> Schedule | None:
     row = (await tx.connection.execute(_BY_NAME_LOCKED, _name(name))).one_or_none()
-    return None if row is None else _schedule_of(row)
+    return None if row is None else schedule_of(row)
 
 
 async def lock_following(tx: Transaction, job_ids: Iterable[int]) -> AsyncIterator[list[Following]]:
     """The schedules of these jobs whose timing takes something from the job, by the page, locked as they come."""
+    async for page in _following(tx, _FOLLOWING_JOBS, {"job_ids": list(job_ids), "fields": _TIMING_FIELDS}):
+        yield page
+
+
+async def lock_following_tenant(tx: Transaction, tenant: str, job_ids: Iterable[int]) -> AsyncIterator[list[Following]]:
+    """A tenant's schedules of these jobs that name no zone themselves, by the page, locked as they come."""
+    async for page in _following(tx, _FOLLOWING_TENANT, {"job_ids": list(job_ids), "tenant": tenant}):
+        yield page
+
+
+async def _following(tx: Transaction, statement: TextClause, values: dict[str, Any]) -> AsyncIterator[list[Following]]:
     # One statement for all pages: each for itself would look through all that are left.
-    values = {"job_ids": list(job_ids), "fields": _TIMING_FIELDS}
-    async with tx.connection.stream(_FOLLOWING, values) as rows:
+    async with tx.connection.stream(statement, values) as rows:
         async for page in rows.partitions(_BATCH):
             yield [_following_of(row) for row in page]
 
 
 async def owing(tx: Transaction, job_ids: Iterable[int]) -> list[int]:
-    """The schedules of these jobs that owe something up to now, also where it only waits for its jitter."""
+    """The schedules of these jobs that owe something up to now, also where it only waits for its jitter, and those that
+    are set aside."""
     rows = await tx.connection.execute(_OWING, {"job_ids": list(job_ids), "now": tx.now})
+    return list(rows.scalars())
+
+
+async def owing_of(tx: Transaction, schedule_ids: Sequence[int]) -> list[int]:
+    """Those of these schedules that owe something up to now, as `owing` does."""
+    rows = await tx.connection.execute(_THESE_OWING, {"schedule_ids": list(schedule_ids), "now": tx.now})
     return list(rows.scalars())
 
 
@@ -135,45 +166,6 @@ async def jobs_with_own(tx: Transaction, job_ids: Iterable[int]) -> set[int]:
     return set(rows.scalars())
 
 
-# A page: jobs in order, and of each no more than a page's schedules, so that a job with a million is not sorted.
-_LIST = text(f"""
-select page.* from (
-  select job_id, service, job from carillon.jobs
-  where (cast(:service as text) is null or service = :service) and (cast(:job as text) is null or job = :job)
-    and (service, job) >= (:after_service, :after_job)
-) owner
-cross join lateral ({_SELECT}
-  where s.job_id = owner.job_id
-    and (cast(:tenant as text) is null or s.tenant_id = :tenant)
-    and ((owner.service, owner.job) <> (:after_service, :after_job)
-         or (s.tenant_id, s.schedule) > (:after_tenant, :after_schedule))
-  order by s.tenant_id, s.schedule limit :limit) page
-order by owner.service, owner.job, page.tenant_id, page.schedule limit :limit""")
-
-
-async def list_schedules(
-    tx: Transaction, parent: ScheduleParent, *, after: Sequence[str] | None, limit: int
-) -> list[Schedule]:
-    """Schedules after a (service, job, tenant, schedule), in that order."""
-    service, job, tenant, schedule = after or ("", "", "", "")
-    own = tx.principal.tenant if tx.principal.kind is Kind.USER else None
-    rows = await tx.connection.execute(
-        _LIST,
-        {
-            "service": parent.service,
-            "job": parent.job,
-            # Row level security says the same; said here, the planner can use an index.
-            "tenant": parent.tenant or own,
-            "after_service": service,
-            "after_job": job,
-            "after_tenant": tenant,
-            "after_schedule": schedule,
-            "limit": limit,
-        },
-    )
-    return [_schedule_of(row) for row in rows]
-
-
 _INSERT = text("""
 insert into carillon.schedules (job_id, tenant_id, schedule, timing, enabled, config, labels, cron, time_zone, gap,
   repeat, phase, jitter, settled_to, created_at, created_by, updated_at, updated_by)
@@ -182,7 +174,7 @@ select r.job_id, r.tenant, r.schedule, r.timing, r.enabled, r.config, r.labels, 
 from jsonb_to_recordset(cast(:rows as jsonb)) as r(job_id bigint, tenant text, schedule text, timing jsonb,
   enabled boolean, config jsonb, labels jsonb, cron text, time_zone text, gap text, repeat text, phase float8,
   jitter float8)
-on conflict (job_id, tenant_id, schedule) do nothing
+on conflict (job_id, tenant_id, schedule) where deleted_at is null do nothing
 returning schedule_id, job_id, tenant_id, schedule""")
 _PUT_IN_FORCE = text("""
 with changed as (
@@ -256,7 +248,7 @@ async def driver_connection(tx: Transaction) -> psycopg.AsyncConnection[TupleRow
 def in_force_of(row: Row[Any]) -> InForce:
     """What the columns of a schedule say is in force."""
     return InForce(
-        enabled=row.enabled and row.set_aside_reason != NO_EXPRESSION,
+        enabled=row.enabled and row.set_aside_reason != NO_EXPRESSION and not row.paused,
         cron=row.cron,
         time_zone=row.time_zone,
         gap=GapPolicy[row.gap],
@@ -306,15 +298,18 @@ def _following_of(row: Row[Any]) -> Following:
     return Following(
         schedule_id=row.schedule_id,
         job_id=row.job_id,
+        tenant_zone=row.tenant_zone,
         is_jobs_own=row.is_jobs_own,
         timing=row.timing,
         enabled=row.enabled,
+        paused=row.paused,
         in_force=in_force_of(row),
         settled_to=row.settled_to,
     )
 
 
-def _schedule_of(row: Row[Any]) -> Schedule:
+def schedule_of(row: Row[Any]) -> Schedule:
+    """The schedule of a row of `SELECT`."""
     return Schedule(
         schedule_id=row.schedule_id,
         job_id=row.job_id,
@@ -331,4 +326,5 @@ def _schedule_of(row: Row[Any]) -> Schedule:
         created_by=row.created_by,
         updated_at=row.updated_at,
         updated_by=row.updated_by,
+        paused_at=row.paused_at,
     )

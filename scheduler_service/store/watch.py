@@ -35,6 +35,7 @@ async def find_schedule(tx: Transaction, name: ScheduleName) -> int | None:
         text(
             "select s.schedule_id from carillon.schedules s join carillon.jobs j using (job_id)"
             " where j.service = :service and j.job = :job and s.tenant_id = :tenant and s.schedule = :schedule"
+            " and s.deleted_at is null"
         ),
         {"service": name.job.service, "job": name.job.job, "tenant": name.tenant, "schedule": name.schedule},
     )

@@ -4,14 +4,15 @@ Who changes what is in force first settles, in the same transaction, what was ow
 counts from now on. So no old occurrence fires, none fires twice, and each run is an occurrence of the revision that was
 in force at its instant.
 
-The order of locks: service, job, schedules by id, live runs. A job's row is locked by whoever changes it, and held by
-whoever puts a schedule of it, so that a schedule cannot follow a timing that is gone.
+The order of locks: tenant, service, job, schedules by id, live runs. A job's row is locked by whoever changes it, and
+held by whoever puts a schedule of it, so that a schedule cannot follow a timing that is gone. A tenant is locked by
+whoever changes its zone or removes it, and held by whoever puts a schedule of it, for the same reason.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -24,6 +25,7 @@ from scheduler_service.domain.values import from_json
 from scheduler_service.store import schedules
 from scheduler_service.store.database import Transaction
 from scheduler_service.store.schedules import Following, NewSchedule, Revision
+from scheduler_service.usecases.overlooked import record_overlooked
 from scheduler_service.usecases.tick import settle_now
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
@@ -52,11 +54,13 @@ async def settle_jobs(tx: Transaction, job_ids: Sequence[int]) -> int:
 
 
 async def settle_schedules(tx: Transaction, schedule_ids: Sequence[int]) -> int:
-    """Settles what these schedules owe up to now, and answers how many runs that made. Call it before what is in force
-    for them changes."""
+    """Settles what these schedules owe up to now, and answers how many runs that made; what those owed that are set
+    aside is recorded as missed. Call it before what is in force for them changes."""
     if not schedule_ids:
         return 0
-    return await settle_now(await schedules.driver_connection(tx), schedule_ids, tx.now)
+    connection = await schedules.driver_connection(tx)
+    await record_overlooked(connection, schedule_ids, tx.now)
+    return await settle_now(connection, schedule_ids, tx.now)
 
 
 async def follow_jobs(tx: Transaction, jobs: Iterable[JobTiming]) -> None:
@@ -66,14 +70,30 @@ async def follow_jobs(tx: Transaction, jobs: Iterable[JobTiming]) -> None:
     if not timings:
         return
     await _make_own(tx, timings)
-    async for page in schedules.lock_following(tx, timings):
+    await _follow(tx, timings, schedules.lock_following(tx, timings))
+
+
+async def follow_tenant(tx: Transaction, tenant: str, jobs: Iterable[JobTiming]) -> None:
+    """Brings a tenant's schedules of these jobs in line with the tenant's zone. What they owed must be settled, and the
+    jobs be held."""
+    timings = {job.job_id: job.timing for job in jobs}
+    await _follow(tx, timings, schedules.lock_following_tenant(tx, tenant, timings))
+
+
+async def _follow(
+    tx: Transaction, timings: Mapping[int, TimingSpec], pages: AsyncIterator[Sequence[Following]]
+) -> None:
+    async for page in pages:
         revised = _Revised(timings, tx.now)
         await schedules.put_in_force(tx, [made for each in page if (made := revised.of(each)) is not None])
 
 
 def revision(tx: Transaction, schedule: Schedule, wanted: InForce, *, enabled: bool) -> Revision:
-    """What is in force from now on for a schedule that is not its job's own. `enabled`: whether its owner wants it."""
-    return _armed(_owners(schedule.schedule_id, wanted, max(schedule.settled_to, tx.now), enabled=enabled))
+    """What is in force from now on for a schedule. `enabled`: whether its owner wants it; for a job's own, whether the
+    job has an expression."""
+    paused = schedule.paused_at is not None
+    since = max(schedule.settled_to, tx.now)
+    return _armed(_owners(schedule.schedule_id, wanted, since, enabled=enabled, paused=paused))
 
 
 def announce(wakeups: Wakeups, runs: int) -> None:
@@ -117,37 +137,46 @@ class _Revised:
     timings: Mapping[int, TimingSpec]
     now: datetime
     _wanted: dict[tuple[object, ...], InForce] = field(default_factory=dict)
-    _starts: dict[tuple[InForce, datetime], Revision] = field(default_factory=dict)
+    _starts: dict[tuple[InForce, datetime, str | None], Revision] = field(default_factory=dict)
 
     def of(self, schedule: Following) -> Revision | None:
         """None if it stays as it is."""
         wanted = self._in_force(schedule)
-        if wanted == schedule.in_force:
+        enabled = bool(self.timings[schedule.job_id].cron) if schedule.is_jobs_own else schedule.enabled
+        if wanted == schedule.in_force and enabled == schedule.enabled:
             return None
         # Settling may have gone beyond now, where it made what waited for its jitter.
         since = max(schedule.settled_to, self.now)
-        if schedule.is_jobs_own:
-            return _armed(Revision(schedule.schedule_id, wanted, wanted.enabled, since, None, None))
-        made = _owners(schedule.schedule_id, wanted, since, enabled=schedule.enabled)
+        made = _owners(schedule.schedule_id, wanted, since, enabled=enabled, paused=schedule.paused)
         if wanted.jitter:
             return _armed(made)
-        if (alike := self._starts.get((wanted, since))) is None:
-            alike = self._starts[wanted, since] = _armed(made)
+        kind = (wanted, since, made.set_aside_reason)
+        if (alike := self._starts.get(kind)) is None:
+            alike = self._starts[kind] = _armed(made)
         return replace(made, next_run_at=alike.next_run_at, set_aside_reason=alike.set_aside_reason)
 
     def _in_force(self, schedule: Following) -> InForce:
-        kind = (schedule.job_id, schedule.timing, schedule.enabled, schedule.is_jobs_own, schedule.in_force)
+        zone = schedule.tenant_zone
+        stands = (schedule.enabled, schedule.paused, schedule.is_jobs_own, schedule.in_force)
+        kind = (schedule.job_id, zone, schedule.timing, *stands)
         if (wanted := self._wanted.get(kind)) is None:
             spec = ScheduleSpec(from_json(TimingSpec, json.loads(schedule.timing)), schedule.enabled)
             job = self.timings[schedule.job_id]
-            wanted = revise(spec, job, schedule.in_force, is_jobs_own=schedule.is_jobs_own)
+            wanted = revise(
+                spec,
+                job,
+                schedule.in_force,
+                is_jobs_own=schedule.is_jobs_own,
+                tenant_zone=zone,
+                paused=schedule.paused,
+            )
             self._wanted[kind] = wanted
         return wanted
 
 
-def _owners(schedule_id: int, wanted: InForce, since: datetime, *, enabled: bool) -> Revision:
+def _owners(schedule_id: int, wanted: InForce, since: datetime, *, enabled: bool, paused: bool) -> Revision:
     """A revision, not armed, of a schedule whose owner wants it enabled or not."""
-    reason = NO_EXPRESSION if enabled and not wanted.enabled else None
+    reason = NO_EXPRESSION if enabled and not paused and not wanted.enabled else None
     return Revision(schedule_id, wanted, enabled, since, None, reason)
 
 

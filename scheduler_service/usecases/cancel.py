@@ -31,8 +31,8 @@ async def cancel_run(database: Database, wakeups: Wakeups, principal: Principal,
     wrong.refuse_if_any()
     async with database.acting_for(principal) as tx:
         run = await _cancel(tx, run_id, reason)
-    if run.state.is_live:
-        wakeups.wake(Topic.CANCELS)
+    # Where it has ended, another may have got its turn.
+    wakeups.wake(Topic.CANCELS if run.state.is_live else Topic.PENDING)
     wakeups.wake(Topic.RUNS)
     return run
 

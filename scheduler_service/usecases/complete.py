@@ -21,6 +21,7 @@ from scheduler_service.domain.retry import Retry, RetryPolicy, decide
 from scheduler_service.store import complete as store
 from scheduler_service.store.complete import Held, Known
 from scheduler_service.store.items import insert_items
+from scheduler_service.store.turns import arrange
 from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
@@ -119,25 +120,39 @@ class Completer:
         fails is halved until that one is alone, and its run ends FAILED."""
         try:
             if all(each.outcome == "COMPLETED" for each in results):
-                unmatched = await store.end_runs(connection, results, now)
+                unmatched = await self._end(connection, results, now)
                 self.ended["COMPLETED"] += len(results) - len(unmatched)
-                return unmatched
-            async with connection.transaction():
-                unmatched, ended = await self._decide_and_write(connection, results, now)
-            self.ended.update(ended)
-            return unmatched
+                # They match nothing, or others wait for their end, or for their locks.
+                results = [each for each in results if each.ref in unmatched]
+            return await self._decide_and_write(connection, results, now) if results else set()
         except _UNREADABLE as error:
             if len(results) == 1:
-                unmatched = await _condemn(connection, results[0], error, now)
-                self.ended["FAILED"] += 1 - len(unmatched)
-                return unmatched
+                return await self._condemn(connection, results[0], error, now)
         middle = len(results) // 2
         return await self._write(connection, results[:middle], now) | await self._write(
             connection, results[middle:], now
         )
 
+    async def _end(self, connection: Connection, results: Sequence[Result], now: datetime | None) -> set[AttemptRef]:
+        try:
+            return await store.end_runs(connection, results, now)
+        except psycopg.errors.DeadlockDetected:
+            return {each.ref for each in results}
+
     async def _decide_and_write(
-        self, connection: Connection, results: Sequence[Result], now: datetime | None
+        self,
+        connection: Connection,
+        results: Sequence[Result],
+        now: datetime | None,
+        digests: Sequence[str] | None = None,
+    ) -> set[AttemptRef]:
+        async with connection.transaction():
+            unmatched, ended = await self._write_locked(connection, results, now, digests)
+        self.ended.update(ended)
+        return unmatched
+
+    async def _write_locked(
+        self, connection: Connection, results: Sequence[Result], now: datetime | None, digests: Sequence[str] | None
     ) -> tuple[set[AttemptRef], list[str]]:
         held = await store.lock_attempts(connection, results)
         live = [each for each in results if each.ref in held]
@@ -145,7 +160,9 @@ class Completer:
         returned = {each.ref for each in live if each.outcome == "RETURNED" and not held[each.ref].cancel_requested}
         ending = [each for each in live if each.ref not in retries and each.ref not in returned]
         if ending:
-            await store.end_runs(connection, ending, now)
+            await store.end_runs(connection, ending, now, digests, also_followed=True)
+            left = {on for each in ending if (on := held[each.ref].followed_on) is not None}
+            self._freed |= await arrange(connection, left) > 0
         if retries:
             again = [each for each in live if each.ref in retries]
             await store.retry_runs(connection, again, list(retries.values()), now)
@@ -153,6 +170,20 @@ class Completer:
             await store.free_runs(connection, [each for each in live if each.ref in returned])
         self._freed |= bool(retries or returned)
         return {each.ref for each in results} - held.keys(), [_outcome(each, held[each.ref]) for each in ending]
+
+    async def _condemn(
+        self, connection: Connection, result: Result, error: Exception, now: datetime | None
+    ) -> set[AttemptRef]:
+        """Ends a run whose result cannot be recorded: FAILED, saying so."""
+        run_id = result.ref.run_id
+        if isinstance(error, psycopg.errors.UniqueViolation) and await store.remove_recorded(connection, run_id):
+            _log.critical("a live run had a record already; the live one is removed", run_id=str(run_id))
+            self._freed = True
+            return {result.ref}
+        _log.error("a result cannot be recorded, its run ends FAILED", run_id=str(run_id), error=str(error))
+        reason = RunError("BAD_RESULT", "the attempt's result could not be recorded", str(error).replace("\0", ""))
+        stand_in = replace(result, outcome="FAILED", error=reason, duration=None, items=None, metrics="", metadata="")
+        return await self._decide_and_write(connection, [stand_in], now, digests=[result.digest()])
 
 
 def _run_id(result: Result) -> int:
@@ -179,15 +210,3 @@ def _verdict(known: Known) -> Verdict:
     if known.state is not None:
         return Verdict.RUN_CANCELLED if known.state == "CANCELLED" else Verdict.RUN_ENDED
     return Verdict.STALE if known.run_exists else Verdict.UNKNOWN
-
-
-async def _condemn(connection: Connection, result: Result, error: Exception, now: datetime | None) -> set[AttemptRef]:
-    """Ends a run whose result cannot be recorded: FAILED, saying so."""
-    run_id = result.ref.run_id
-    if isinstance(error, psycopg.errors.UniqueViolation) and await store.remove_recorded(connection, run_id):
-        _log.critical("a live run had a record already; the live one is removed", run_id=str(run_id))
-        return {result.ref}
-    _log.error("a result cannot be recorded, its run ends FAILED", run_id=str(run_id), error=str(error))
-    reason = RunError("BAD_RESULT", "the attempt's result could not be recorded", str(error).replace("\0", ""))
-    stand_in = replace(result, outcome="FAILED", error=reason, duration=None, items=None, metrics="", metadata="")
-    return await store.end_runs(connection, [stand_in], now, digests=[result.digest()])

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from scheduler_service.domain.access import Action, Kind, Principal, require
+from scheduler_service.domain.catching_up import NOTHING, CatchUpPlan
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
 from scheduler_service.domain.fields import Violations, check_labels
 from scheduler_service.domain.job import NO_OVERRIDES, OVERRIDE_PATHS, Job, JobOverrides, in_force
 from scheduler_service.domain.job_rules import check_overrides
 from scheduler_service.domain.names import JobName
+from scheduler_service.domain.timing import CatchUp
 from scheduler_service.domain.values import take, to_json
+from scheduler_service.store import job_changes
 from scheduler_service.store import jobs as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.jobs import JobValues, StoredJob
 from scheduler_service.store.pages import Pages, page_size
-from scheduler_service.usecases import arming
+from scheduler_service.usecases import arming, catching_up
 from scheduler_service.usecases.wakeups import Wakeups
 
 
@@ -124,23 +128,76 @@ async def pause_job(database: Database, wakeups: Wakeups, principal: Principal, 
         if job.paused_at is None:
             runs = await arming.settle_jobs(tx, [job.job_id])
             await store.pause(tx, job.job_id)
+            await job_changes.record(tx, [job.job_id])
         paused = _found(await store.get_job(tx, name), name)
     arming.announce(wakeups, runs)
     return paused
 
 
-async def resume_job(database: Database, wakeups: Wakeups, principal: Principal, name: JobName) -> Job:
-    """Lets a paused job go on; it owes nothing for the time in between. Resuming twice changes nothing. Errors: as
-    `pause_job`."""
+async def resume_job(
+    database: Database,
+    wakeups: Wakeups,
+    principal: Principal,
+    name: JobName,
+    policy: CatchUp = CatchUp.NONE,
+    *,
+    validate_only: bool = False,
+) -> tuple[Job, CatchUpPlan]:
+    """Lets a paused job go on from now; with a policy of LATEST or ALL, what its schedules would have owed since it was
+    paused is caught up within its window. A schedule that was changed meanwhile catches up from then on, and one that
+    is paused itself, or disabled, nothing. `validate_only` answers what would be caught up, also where that is too much
+    for one call, and changes nothing. Resuming twice changes nothing.
+
+    Errors: NotFound, Conflict (JOB_ARCHIVED; more than 10,000 runs), Forbidden.
+    """
     require(principal, Action.STEER, service=name.service)
+    if validate_only:
+        return await _plan_resuming(database, principal, name, policy)
+    runs, plan = 0, NOTHING
     async with database.acting_for(principal) as tx:
         job = await _locked(tx, name)
         if job.paused_at is not None:
             await arming.hold_still(tx, [job.job_id])
-            await store.resume(tx, job.job_id)
+            if policy is CatchUp.NONE:
+                await _resume(tx, job.job_id, tx.now)
+            else:
+                plan, runs = await _resume_catching_up(tx, job, policy)
         resumed = _found(await store.get_job(tx, name), name)
-    arming.announce(wakeups, 0)
-    return resumed
+    arming.announce(wakeups, runs)
+    return resumed, plan
+
+
+async def _plan_resuming(
+    database: Database, principal: Principal, name: JobName, policy: CatchUp
+) -> tuple[Job, CatchUpPlan]:
+    # Without a lock: to look at a million schedules takes a while, and nobody is to wait for it.
+    async with database.acting_for(principal) as tx:
+        job = _open(_found(await store.get_job(tx, name), name))
+        if job.paused_at is None or policy is CatchUp.NONE:
+            return job, NOTHING
+        wanted = await catching_up.wish(tx, job.job_id, policy)
+        return job, await catching_up.plan_of_job(tx, job.job_id, _held_since(job), wanted)
+
+
+async def _resume_catching_up(tx: Transaction, job: Job, policy: CatchUp) -> tuple[CatchUpPlan, int]:
+    since = _held_since(job)
+    wanted = await catching_up.wish(tx, job.job_id, policy)
+    plan = await catching_up.plan_of_job(tx, job.job_id, since, wanted)
+    catching_up.refuse_too_many(plan, policy)
+    await _resume(tx, job.job_id, since)
+    return plan, await catching_up.carry_out_for_job(tx, job.job_id, since, wanted)
+
+
+async def _resume(tx: Transaction, job_id: int, since: datetime) -> None:
+    """`since`: from when on it owes something."""
+    await store.resume(tx, job_id)
+    await job_changes.record(tx, [job_id], since)
+
+
+def _held_since(job: Job) -> datetime:
+    """From when on a paused job owed nothing because it was paused."""
+    assert job.paused_at is not None
+    return max(job.paused_at, job.owed_from)
 
 
 async def _override(
@@ -181,12 +238,17 @@ async def _locked_row(tx: Transaction, name: JobName) -> StoredJob:
     stored = await store.lock_job(tx, name)
     if stored is None:
         raise _not_found(name)
-    if stored.job.archived_at is not None:
+    _open(stored.job)
+    return stored
+
+
+def _open(job: Job) -> Job:
+    if job.archived_at is not None:
         raise Conflict(
-            f"{name} is archived: its service no longer declares it; it comes back with its next registration",
+            f"{job.name} is archived: its service no longer declares it; it comes back with its next registration",
             reason="JOB_ARCHIVED",
         )
-    return stored
+    return job
 
 
 def _found(job: Job | None, name: JobName) -> Job:

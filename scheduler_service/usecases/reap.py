@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from scheduler_service.domain.returns import (
     after_timeout,
 )
 from scheduler_service.domain.run import RunState
-from scheduler_service.store import reap
+from scheduler_service.store import reap, turns
 from scheduler_service.store.sessions import Connection, database_now, end_expired_sessions
 from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.sessions import Sessions
@@ -46,16 +46,18 @@ Decided = tuple[HeldRun, Return]
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What one step did: sessions that it ended, and runs that it freed, charged with an attempt, and ended."""
+    """What one step did: sessions that it ended, and runs that it freed, charged with an attempt, and ended.
+    `released`: runs that got their turn although nobody had left it to them, which should not happen."""
 
     sessions: int = 0
     freed: int = 0
     charged: int = 0
     failed: int = 0
     cancelled: int = 0
+    released: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.sessions or self.freed or self.charged or self.failed or self.cancelled)
+        return any(astuple(self))
 
     def __add__(self, other: Reaped) -> Reaped:
         return Reaped(
@@ -64,6 +66,7 @@ class Reaped:
             self.charged + other.charged,
             self.failed + other.failed,
             self.cancelled + other.cancelled,
+            self.released + other.released,
         )
 
 
@@ -104,6 +107,7 @@ class Reaper:
         self._clock = clock
         self._watch = ClockWatch(lease)
         self._look_through_at = float("-inf")
+        self._looked_for_turns_until = 0
 
     async def step(self, connection: Connection, *, now: datetime | None = None) -> Reaped:
         """Looks once for everything that is to be reaped, and does it. `now` steps the database's clock in tests."""
@@ -111,6 +115,7 @@ class Reaper:
         if not self._watch.trusts(now, self._clock()):
             return Reaped()
         reaped = await self._reap_lost(connection, now) + await self._reap_overdue(connection, now)
+        reaped += await self._release_stranded(connection)
         if reaped:
             self._wakeups.wake(Topic.PENDING)
             self._wakeups.wake(Topic.RUNS)
@@ -140,6 +145,17 @@ class Reaper:
         _log("run over its time", decided)
         self._stop([run for run, _ in decided])
         return _counted(decided)
+
+    async def _release_stranded(self, connection: Connection) -> Reaped:
+        """Looks at some of the schedules with blocked runs, at the next ones each time."""
+        stranded, self._looked_for_turns_until = await turns.find_stranded(
+            connection, self._looked_for_turns_until, _LIMIT
+        )
+        if not stranded:
+            return Reaped()
+        released = await turns.release_stranded(connection, stranded)
+        log.warning("runs waited for a turn that nobody had; they have it now", schedules=stranded, runs=released)
+        return Reaped(released=released)
 
     async def _overdue(self, connection: Connection, now: datetime) -> list[HeldRun]:
         if self._clock() < self._look_through_at:

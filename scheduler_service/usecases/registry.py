@@ -23,6 +23,7 @@ from scheduler_service.domain.job import (
 )
 from scheduler_service.domain.job_rules import check_manifest
 from scheduler_service.domain.names import JobName
+from scheduler_service.store import job_changes
 from scheduler_service.store import jobs as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.jobs import JobValues, StoredJob
@@ -113,6 +114,7 @@ async def remove_job(database: Database, wakeups: Wakeups, principal: Principal,
             return stored.job
         runs = await arming.settle_jobs(tx, [stored.job.job_id])
         await store.archive(tx, [stored.job.job_id])
+        await job_changes.record(tx, [stored.job.job_id])
         removed = await store.get_job(tx, name)
     assert removed is not None
     arming.announce(wakeups, runs)
@@ -221,6 +223,8 @@ async def _carry_out(tx: Transaction, manifest: Manifest, plans: Sequence[_Plan]
     if old:
         await store.update_jobs(tx, manifest.service, old)
     made = await store.insert_jobs(tx, manifest.service, new, generation=manifest.generation) if new else {}
+    if changed_owing := [*removed, *(values.job_id for values in old if values.revived), *made.values()]:
+        await job_changes.record(tx, changed_owing)
     there = [plan.values.job_id for plan in plans if plan.before is not None]
     if any(plan.before is not None and plan.before.generation != manifest.generation for plan in plans):
         await store.stamp_generation(tx, there, manifest.generation)

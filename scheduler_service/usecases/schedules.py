@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
@@ -14,12 +14,13 @@ from scheduler_service.domain.names import ScheduleName, ScheduleParent
 from scheduler_service.domain.schedule import (
     ALL_FIELDS,
     SCHEDULE_PATHS,
+    InForce,
     Schedule,
     ScheduleSpec,
     revise,
 )
 from scheduler_service.domain.values import take, to_json
-from scheduler_service.store import jobs
+from scheduler_service.store import jobs, schedule_lists, tenants
 from scheduler_service.store import schedules as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.pages import Pages, page_size
@@ -28,25 +29,38 @@ from scheduler_service.usecases import arming
 from scheduler_service.usecases.wakeups import Wakeups
 
 
-async def get_schedule(database: Database, principal: Principal, name: ScheduleName) -> Schedule:
-    """Errors: NotFound, Forbidden (a service that asks for another's)."""
+async def get_schedule(
+    database: Database, principal: Principal, name: ScheduleName, *, default_time_zone: str = "UTC"
+) -> Schedule:
+    """The schedule, or what its job offers a tenant that has none. Errors: NotFound, Forbidden (a service that asks for
+    another's)."""
     require(principal, Action.READ, service=name.job.service, tenant=name.tenant)
     async with database.acting_for(principal) as tx:
-        return _found(await store.get_schedule(tx, name), name)
+        if (found := await store.get_schedule(tx, name)) is not None:
+            return found
+        offered = await schedule_lists.get_default(tx, name)
+        return _found(offered.shown(default_time_zone) if offered else None, name)
 
 
 async def list_schedules(
-    database: Database, principal: Principal, parent: ScheduleParent, *, size: int = 0, token: str = ""
+    database: Database,
+    principal: Principal,
+    parent: ScheduleParent,
+    *,
+    size: int = 0,
+    token: str = "",
+    default_time_zone: str = "UTC",
 ) -> tuple[list[Schedule], str]:
-    """One page of schedules by name, and the token of the next (empty on the last)."""
+    """One page of schedules by name, and the token of the next (empty on the last). Of one tenant, it shows the default
+    of each job that allows some and of which the tenant has none."""
     require(principal, Action.READ, service=parent.service or "", tenant=parent.tenant or "")
     limit = page_size(size)
     filters = {"caller": str(principal), "tenant": principal.tenant, "of": [parent.service, parent.job, parent.tenant]}
     pages = Pages("schedules", filters)
     position = pages.position(token, str, str, str, str)
     async with database.acting_for(principal) as tx:
-        found = await store.list_schedules(tx, parent, after=position, limit=limit + 1)
-    page = found[:limit]
+        found = await schedule_lists.list_schedules(tx, parent, after=position, limit=limit + 1)
+    page = [each if isinstance(each, Schedule) else each.shown(default_time_zone) for each in found[:limit]]
     return page, _token(pages, page[-1].name) if len(found) > limit else ""
 
 
@@ -73,28 +87,39 @@ async def put_schedule(
     _check(spec, wrong)
     wrong.refuse_if_any()
     async with database.acting_for(principal) as tx:
+        await tenants.hold_tenant(tx, name.tenant)
         job = _allowed(await jobs.hold_job(tx, name.job), name)
-        runs = await _put(tx, job, name, spec, mask or ALL_FIELDS, default_time_zone)
+        zone = (await tenants.get_tenant(tx, name.tenant)).time_zone
+        around = _Around(job, job.in_force(default_time_zone).timing, zone)
+        runs = await _put(tx, around, name, spec, mask or ALL_FIELDS)
         stored = _found(await store.get_schedule(tx, name), name)
     arming.announce(wakeups, runs)
     return stored
 
 
-async def _put(
-    tx: Transaction, job: Job, name: ScheduleName, spec: ScheduleSpec, mask: Sequence[str], default_time_zone: str
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What a schedule takes its timing from where it says nothing itself: its job's in force, and its tenant's zone."""
+
+    job: Job
+    timing: TimingSpec
+    tenant_zone: str
+
+    def revise(self, spec: ScheduleSpec, before: InForce | None = None, *, paused: bool = False) -> InForce:
+        return revise(spec, self.timing, before, is_jobs_own=False, tenant_zone=self.tenant_zone, paused=paused)
+
+
+async def _put(tx: Transaction, around: _Around, name: ScheduleName, spec: ScheduleSpec, mask: Sequence[str]) -> int:
     """Answers how many runs settling made."""
-    before = await _locked(tx, name)
-    timing = job.in_force(default_time_zone).timing
-    wanted = take(before.spec if before else ScheduleSpec(), spec, mask)
-    _check_over_job(wanted, job, timing, is_new=before is None)
-    if before is None:
-        made = await _create(tx, job, name, wanted, timing)
-        if made:
+    while True:
+        before = await _locked(tx, name)
+        wanted = take(before.spec if before else ScheduleSpec(), spec, mask)
+        _check_over_job(wanted, around, is_new=before is None)
+        if before is not None:
+            return await _change(tx, before, wanted, around)
+        if await _create(tx, around, name, wanted):
             return 0
-        before = _found(await _locked(tx, name), name)  # somebody else made it meanwhile
-        wanted = take(before.spec, spec, mask)
-    return await _change(tx, before, wanted, timing)
+        # Somebody else made it meanwhile.
 
 
 async def _locked(tx: Transaction, name: ScheduleName) -> Schedule | None:
@@ -104,20 +129,21 @@ async def _locked(tx: Transaction, name: ScheduleName) -> Schedule | None:
     return found
 
 
-async def _create(tx: Transaction, job: Job, name: ScheduleName, spec: ScheduleSpec, timing: TimingSpec) -> bool:
+async def _create(tx: Transaction, around: _Around, name: ScheduleName, spec: ScheduleSpec) -> bool:
     """False if it is there already."""
-    in_force = revise(spec, timing, None, is_jobs_own=False)
-    made = await store.insert_schedules(tx, [NewSchedule(job.job_id, name.tenant, name.schedule, spec, in_force)])
+    in_force = around.revise(spec)
+    new = NewSchedule(around.job.job_id, name.tenant, name.schedule, spec, in_force)
+    made = await store.insert_schedules(tx, [new])
     await store.put_in_force(tx, [arming.first_revision(tx, schedule_id, in_force) for schedule_id in made.values()])
     return bool(made)
 
 
-async def _change(tx: Transaction, before: Schedule, wanted: ScheduleSpec, timing: TimingSpec) -> int:
+async def _change(tx: Transaction, before: Schedule, wanted: ScheduleSpec, around: _Around) -> int:
     if compact_json(to_json(wanted)) == compact_json(to_json(before.spec)):
         return 0
     runs = await arming.settle_schedules(tx, [before.schedule_id])
-    in_force = revise(wanted, timing, before.in_force, is_jobs_own=False)
-    if in_force != before.in_force:
+    in_force = around.revise(wanted, before.in_force, paused=before.paused_at is not None)
+    if in_force != before.in_force or wanted.enabled != before.spec.enabled:
         await store.put_in_force(tx, [arming.revision(tx, before, in_force, enabled=wanted.enabled)])
     await store.save_spec(tx, before.schedule_id, wanted)
     return runs
@@ -147,10 +173,11 @@ def _check(spec: ScheduleSpec, wrong: Violations) -> None:
     check_json(spec.config, "schedule.config", wrong)
 
 
-def _check_over_job(spec: ScheduleSpec, job: Job, timing: TimingSpec, *, is_new: bool) -> None:
+def _check_over_job(spec: ScheduleSpec, around: _Around, *, is_new: bool) -> None:
     """What only shows together with the job: an expression must be somewhere, and a phase fit it. One that is there
     may be disabled whatever it lacks."""
     wrong = Violations()
+    job, timing = around.job, around.timing
     if (spec.enabled or is_new) and not (timing.cron if spec.timing.cron is None else spec.timing.cron):
         wrong.add(
             "schedule.timing.cron",

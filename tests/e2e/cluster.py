@@ -44,6 +44,7 @@ class Cluster:
     """Starts processes by name and ends them all when it is left. `home` gets their logs and secrets.
 
     The settings of `schedulers` are laid over those of each scheduler, as variables without `CARILLON_`.
+    `environments`: more variables for a process that is about to be started, by its name.
     """
 
     def __init__(self, home: Path, urls: DatabaseUrls, **schedulers: object) -> None:
@@ -51,6 +52,7 @@ class Cluster:
         self.secrets: Secrets = kept_secrets(home / "secrets.json")
         self.urls = urls
         self.schedulers: dict[str, Scheduler] = {}
+        self.environments: dict[str, Mapping[str, str]] = {}
         self._settings = schedulers
 
     async def __aenter__(self) -> Cluster:
@@ -110,6 +112,7 @@ class Cluster:
 
     async def _start(self, name: str, module: str, settings: Mapping[str, object], port: int | None) -> None:
         environment = {f"CARILLON_{key.upper()}": str(value) for key, value in settings.items()}
+        environment |= self.environments.get(name, {})
 
         async def is_ready() -> bool:
             status, _ = await fetch(f"http://{LOCALHOST}:{port}/readyz")

@@ -105,10 +105,14 @@ class Verdict:
 
 def judge(admin: psycopg.Connection[Any], effects: Mapping[str, Path], killed: Collection[str] = ()) -> Verdict:
     """Compares once everything has ended. `effects`: each worker's file; `killed`: the workers that were."""
+    completed = {run for (run,) in admin.execute(_COMPLETED)}
+    return Verdict(count_records(admin), _compare(completed, effects, killed))
+
+
+def count_records(admin: psycopg.Connection[Any]) -> Records:
     counts = admin.execute(_RECORDS).fetchone()
     assert counts is not None
-    completed = {run for (run,) in admin.execute(_COMPLETED)}
-    return Verdict(Records(*counts), _compare(completed, effects, killed))
+    return Records(*counts)
 
 
 def _compare(completed: set[str], effects: Mapping[str, Path], killed: Collection[str]) -> Effects:

@@ -111,6 +111,8 @@ def full_spec() -> job_pb2.JobSpec:
     spec.policies.run_timeout.FromSeconds(3600)
     spec.policies.cancel_grace.FromMicroseconds(1)
     spec.policies.retry.delay.FromSeconds(5)
+    spec.policies.catch_up = job_pb2.CATCH_UP_NONE
+    spec.policies.catch_up_window.FromSeconds(3600)
     return spec
 
 
@@ -162,6 +164,8 @@ async def test_what_a_declaration_leaves_out_is_shown_as_its_default(stubs: Stub
     assert (effective.display_name, effective.timing.time_zone) == ("weekly-digest", "Europe/Berlin")
     assert not effective.timing.HasField("cron")
     assert effective.policies.overlap == job_pb2.OVERLAP_SKIP
+    assert effective.policies.catch_up == job_pb2.CATCH_UP_LATEST
+    assert effective.policies.catch_up_window.seconds == 86_400
     assert effective.policies.retry.max_attempts == 3
     assert effective.policies.retry.delay.seconds == 600
     assert not job.HasField("next_run_time")

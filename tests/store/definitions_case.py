@@ -27,7 +27,7 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 EMAIL = service("email-service")
 DIGEST = JobName("email-service", "weekly-digest")
-TABLES = ("services", "jobs", "schedules", "schedule_revisions", "live_runs", "runs", "gaps")
+TABLES = ("services", "jobs", "schedules", "schedule_revisions", "live_runs", "runs", "gaps", "job_changes")
 
 
 class _SteppedTransaction(Transaction):
@@ -43,8 +43,8 @@ class SteppedDatabase(Database):
     now = START
 
     @asynccontextmanager
-    async def acting_for(self, principal: Principal) -> AsyncIterator[Transaction]:
-        async with super().acting_for(principal) as tx:
+    async def acting_for(self, principal: Principal, *, one_snapshot: bool = False) -> AsyncIterator[Transaction]:
+        async with super().acting_for(principal, one_snapshot=one_snapshot) as tx:
             stepped = _SteppedTransaction(tx.connection, tx.principal, self.now)
             stepped.clock = self
             yield stepped

@@ -28,7 +28,7 @@ async def test_what_is_due_is_counted_by_route_from_when_it_was_due(admin: Admin
     for seconds in (40, 7, -60):  # the last is due in a minute
         make_live_run(admin, job, at=ago(100), run_after=ago(seconds))
     claim(admin, make_live_run(admin, job, at=ago(300)), make_session(admin))
-    make_live_run(admin, job, at=ago(200), blocked=True)
+    make_live_run(admin, job, at=ago(200), schedule_id=1, revision=1, exclusive=True, blocked=True)
     make_live_run(admin, job, at=ago(30), route="handler/email-service/gone")
     counts = await count_backlog(hot, now=NOW)
     assert counts.waiting == {
@@ -37,6 +37,15 @@ async def test_what_is_due_is_counted_by_route_from_when_it_was_due(admin: Admin
         "handler/email-service/gone": Waiting(1, 30.0),
     }
     assert counts.live == {"PENDING": 4, "RUNNING": 1}
+
+
+async def test_what_is_caught_up_is_counted_with_what_is_due(admin: Admin, hot: Connection) -> None:
+    job = make_job(admin)
+    make_live_run(admin, job, at=ago(5))
+    for seconds in (40, 30, -60):
+        make_live_run(admin, job, at=ago(seconds), priority=1)
+    assert (await count_backlog(hot, now=NOW)).waiting == {"http": Waiting(3, 40.0)}
+    assert (await count_backlog(hot, cap=2, now=NOW)).waiting == {"http": Waiting(2, 40.0)}
 
 
 async def test_counting_stops_at_the_cap_and_still_knows_the_oldest(admin: Admin, hot: Connection) -> None:

@@ -35,7 +35,7 @@ async def test_the_longest_due_are_claimed_first_and_those_not_due_not_at_all(
 ) -> None:
     late, early, future = pending(admin, job, 2), pending(admin, job, 1), pending(admin, job, 30)
     pending(admin, job, route="handler/x/y")
-    pending(admin, job, blocked=True)
+    pending(admin, job, schedule_id=1, revision=1, exclusive=True, blocked=True)
     session = make_session(admin)
     first = await claim(hot, session, ["http"], 1, START + 5 * SECOND)
     second = await claim(hot, session, ["http"], 9, START + 5 * SECOND)
@@ -48,6 +48,20 @@ async def test_the_longest_due_are_claimed_first_and_those_not_due_not_at_all(
     assert rows(admin, "select distinct deadline from carillon.live_runs where claim_id is not null") == [
         (START + 5 * SECOND + timedelta(hours=1),)
     ]
+
+
+async def test_what_is_due_now_goes_before_what_is_caught_up_on_every_route(
+    admin: Admin, hot: Connection, job: MadeJob
+) -> None:
+    caught_up, due = pending(admin, job, 1, priority=1), pending(admin, job, 2)
+    pending(admin, job, 30)
+    pending(admin, job, 20, priority=1)
+    elsewhere = pending(admin, job, 3, route="grpc")
+    session = make_session(admin)
+    now = START + 5 * SECOND
+    claims = [await claim(hot, session, ["http", "grpc"], limit, now) for limit in (1, 2, 9)]
+    assert [[run.run_id for run in each.runs] for each in claims if each] == [[due], [elsewhere, caught_up], []]
+    assert await seconds_to_next(hot, ["http", "grpc"], now) == 15
 
 
 async def test_two_claimers_never_get_the_same_run(

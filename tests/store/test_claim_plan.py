@@ -20,3 +20,6 @@ async def test_a_claim_finds_its_runs_by_their_place_whatever_the_table_was_like
     plan = "\n".join(line for (line,) in rows)
     assert "Tid Scan on live_runs" in plan
     assert "Index Scan using live_runs_pkey" not in plan
+    assert re.search(
+        r"Index Scan using live_runs_claimable.*\n\s+Index Cond: .*route = .*priority = .*run_after <=", plan
+    )

@@ -62,7 +62,9 @@ async def test_ticks_count_the_runs_that_they_make_and_skip(admin: Admin, databa
     job = make_job(admin, owed_from=days_ago(30), created_at=days_ago(30))
     row: dict[str, Any] = {"cron": "@every 10s", "settled_to": now() - 15 * SECOND, "next_run_at": now()}
     make_schedule(admin, job, "free", **row)
-    make_live_run(admin, job, schedule_id=make_schedule(admin, job, "busy", **row), revision=1, exclusive=True)
+    make_live_run(
+        admin, job, schedule_id=make_schedule(admin, job, "busy", **row), revision=1, exclusive=True, trigger="SCHEDULE"
+    )
     wakeups = Wakeups()
     dispatcher = Dispatcher(Sessions(on_credit=lambda: None), wakeups)
     second = SecondTicker(database.hot_connection, dispatcher, wakeups)

@@ -191,7 +191,7 @@ async def test_a_paused_job_owes_nothing_for_the_time_it_was_paused(scheduler: S
     if ticking:
         await scheduler.tick_until(START + 34 * MINUTE)
     scheduler.database.now = START + 34 * MINUTE
-    resumed = await jobs.resume_job(scheduler.database, scheduler.wakeups, ADMIN, DIGEST)
+    resumed, _ = await jobs.resume_job(scheduler.database, scheduler.wakeups, ADMIN, DIGEST)
     assert (resumed.paused_at, resumed.next_run_at) == (None, START + 40 * MINUTE)
     await scheduler.tick_until(START + 51 * MINUTE)
     assert [minute for minute, _ in minutes(scheduler)] == [10, 40, 50]

@@ -159,7 +159,7 @@ async def test_what_a_resumed_job_did_not_owe_is_not_made_up_for(admin: Admin, h
 async def test_a_job_changed_since_it_was_read_is_decided_again(
     admin: Admin, hot: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from scheduler_service.store import tick as store
+    from scheduler_service.store import due as store
 
     every(admin, job_of(admin))
     take_due = store.take_due

@@ -37,7 +37,7 @@ from scheduler_service.domain.job import (
     route_of,
 )
 from scheduler_service.domain.overlap import Overlap
-from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
+from scheduler_service.domain.timing import CatchUp, GapPolicy, RepeatPolicy
 from scheduler_service.domain.values import from_json, put_over, take, to_json
 
 MINUTE = timedelta(minutes=1)
@@ -61,6 +61,8 @@ policies = st.builds(
     run_timeout=durations,
     retry=st.builds(RetryPolicy, max_attempts=st.none() | st.integers(1, 100), delay=durations),
     cancel_grace=durations,
+    catch_up=st.none() | st.sampled_from(CatchUp),
+    catch_up_window=durations,
 )
 configs = st.dictionaries(st.text(max_size=5), st.integers() | st.booleans() | st.text(max_size=5), max_size=3)
 specs = st.builds(
@@ -155,6 +157,17 @@ def test_a_mask_takes_fields_set_or_not_and_whole_groups() -> None:
         overlap=Overlap.SKIP, retry=RetryPolicy(max_attempts=1)
     )
     assert take(before, source, ["config"]).config == {}
+
+
+def test_what_is_late_is_caught_up_by_its_latest_of_the_last_day_unless_a_job_says_otherwise() -> None:
+    declared = JobSpec("a", target=HANDLER, policies=Policies(catch_up=CatchUp.ALL))
+    assert in_force(JobSpec("a"), NO_OVERRIDES, "UTC").policies.catch_up is CatchUp.LATEST
+    assert in_force(declared, NO_OVERRIDES, "UTC").policies.catch_up is CatchUp.ALL
+    assert in_force(declared, NO_OVERRIDES, "UTC").policies.catch_up_window == timedelta(days=1)
+    by_hand = JobOverrides(policies=Policies(catch_up=CatchUp.NONE, catch_up_window=MINUTE))
+    overridden = in_force(declared, by_hand, "UTC").policies
+    assert (overridden.catch_up, overridden.catch_up_window) == (CatchUp.NONE, MINUTE)
+    assert overridden_fields(declared, by_hand) == ["policies.catch_up"]
 
 
 def test_putting_over_leaves_what_is_not_set() -> None:

@@ -12,7 +12,8 @@ from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.metrics import ReplicaMetrics
 from scheduler_service.store.database import Database
-from scheduler_service.store.tick import Made
+from scheduler_service.store.buffering import KeptOut
+from scheduler_service.store.settle import Made
 from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
 from scheduler_service.usecases.sessions import Sessions
@@ -56,7 +57,7 @@ async def test_readiness_is_asked_at_each_scrape(replica: Replica) -> None:
 async def test_ends_are_counted_whoever_ended_the_run(replica: Replica) -> None:
     replica.engine.completer.ended.update({"COMPLETED": 7, "FAILED": 2})
     replica.reaper.total += Reaped(sessions=1, freed=4, charged=3, failed=5, cancelled=6)
-    replica.engine.ticks.add(replace(NOTHING, schedules=12, made=Made(9, 3, {})))
+    replica.engine.ticks.add(replace(NOTHING, schedules=12, made=Made(9, kept_out=KeptOut(skipped=3))))
     ended = {state: replica.shows("runs_ended_total", state=state) for state in ("COMPLETED", "FAILED", "CANCELLED")}
     assert ended == {"COMPLETED": 7, "FAILED": 7, "CANCELLED": 6}
     assert replica.shows("runs_ended_total", state="SKIPPED") == 3

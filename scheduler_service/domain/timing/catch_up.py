@@ -9,13 +9,19 @@ from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
-from scheduler_service.domain.timing.instants import count, latest_occurrence, next_occurrence, occurrences
+from scheduler_service.domain.timing.instants import (
+    count,
+    first_occurrence,
+    latest_occurrence,
+    next_occurrence,
+    occurrences,
+)
 from scheduler_service.domain.timing.model import Occurrence, Timing
 
 ON_TIME = timedelta(seconds=60)
 """An occurrence less late than this is on time, and catch-up does not apply to it."""
 
-MissedReason = Literal["catch_up_none", "catch_up_latest", "outside_window"]
+MissedReason = Literal["catch_up_none", "catch_up_latest", "outside_window", "set_aside"]
 
 _TICK = timedelta(microseconds=1)
 
@@ -78,17 +84,17 @@ def settle(
     settlement; the rest is left for the next. Memory is bounded by `limit`, however long the stretch.
     """
     missed, resume_at = _missed(timing, settled_to, now, catch_up, window)
+    first = first_occurrence(timing, resume_at, now) if missed else next_occurrence(timing, settled_to)
     due = tuple(
-        Due(occurrence, late=now - occurrence.instant >= ON_TIME) for occurrence in _due(timing, resume_at, now, limit)
+        Due(occurrence, late=now - occurrence.instant >= ON_TIME) for occurrence in _due(timing, first, now, limit)
     )
     dealt_with = [settled_to, *(gap.last for gap in missed), *(each.occurrence.instant for each in due)]
     reached = max(dealt_with)
     return Settlement(due, missed, reached, next_occurrence(timing, reached))
 
 
-def _due(timing: Timing, after: datetime, now: datetime, limit: int) -> tuple[Occurrence, ...]:
-    """Those in `(after, now]`. Asks the remembered `next_occurrence` first: nearly always one is due."""
-    first = next_occurrence(timing, after)
+def _due(timing: Timing, first: Occurrence | None, now: datetime, limit: int) -> tuple[Occurrence, ...]:
+    """Those from `first` up to `now`. Asks the remembered `next_occurrence`: nearly always one is due."""
     if first is None or first.instant > now:
         return ()
     second = next_occurrence(timing, first.instant)
@@ -108,13 +114,13 @@ def _missed(
     if oldest is None or oldest.instant > last_late:
         return (), settled_to
     if catch_up is CatchUp.NONE:
-        return _stretch(timing, settled_to, last_late, "catch_up_none"), last_late
+        return stretch(timing, settled_to, last_late, "catch_up_none"), last_late
     last_outside = max(min(now - window - _TICK, last_late), settled_to)
-    outside = _stretch(timing, settled_to, last_outside, "outside_window")
+    outside = stretch(timing, settled_to, last_outside, "outside_window")
     if catch_up is CatchUp.ALL:
         return outside, last_outside
     passed_over_to = _before_latest(timing, last_outside, last_late, now)
-    return outside + _stretch(timing, last_outside, passed_over_to, "catch_up_latest"), passed_over_to
+    return outside + stretch(timing, last_outside, passed_over_to, "catch_up_latest"), passed_over_to
 
 
 def _before_latest(timing: Timing, last_outside: datetime, last_late: datetime, now: datetime) -> datetime:
@@ -125,8 +131,9 @@ def _before_latest(timing: Timing, last_outside: datetime, last_late: datetime, 
     return latest.instant - _TICK
 
 
-def _stretch(timing: Timing, after: datetime, until: datetime, reason: MissedReason) -> tuple[Missed, ...]:
-    first = next_occurrence(timing, after)
+def stretch(timing: Timing, after: datetime, until: datetime, reason: MissedReason) -> tuple[Missed, ...]:
+    """All of `(after, until]` as missed: one stretch, or none if nothing is in it."""
+    first = first_occurrence(timing, after, until)
     last = latest_occurrence(timing, after, until)
     if first is None or last is None:
         return ()

@@ -50,6 +50,18 @@ def count_matches(cron: Cron, first: datetime, end: datetime) -> int:
     return total
 
 
+def first_match(cron: Cron, first: datetime, end: datetime) -> datetime | None:
+    """The first matching local time of `[first, end)`."""
+    day = first.date()
+    while day <= end.date():
+        bound = first if day == first.date() else datetime.combine(day, time())
+        found = _first_time(cron, day, bound) if falls_on(cron, day) else None
+        if found is not None:
+            return found if found < end else None
+        day += _DAY
+    return None
+
+
 def last_match(cron: Cron, first: datetime, end: datetime) -> datetime | None:
     """The last matching local time of `[first, end)`."""
     day = end.date()
@@ -86,9 +98,17 @@ def _times_before(cron: Cron, bound: datetime) -> int:
     return before
 
 
+def _first_time(cron: Cron, day: date, bound: datetime) -> datetime | None:
+    before = _times_before(cron, bound)
+    return None if before == cron.times_a_day else _time_of_day(cron, day, before)
+
+
 def _last_time(cron: Cron, day: date, bound: datetime) -> datetime | None:
     before = cron.times_a_day if bound.date() > day else _times_before(cron, bound)
-    if before == 0:
-        return None
-    hour, minute = divmod(before - 1, len(cron.minutes))
+    return None if before == 0 else _time_of_day(cron, day, before - 1)
+
+
+def _time_of_day(cron: Cron, day: date, place: int) -> datetime:
+    """The rule's time of day of this place, counted from 0."""
+    hour, minute = divmod(place, len(cron.minutes))
     return datetime.combine(day, time(cron.hours[hour], cron.minutes[minute]))

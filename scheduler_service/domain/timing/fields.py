@@ -120,16 +120,18 @@ def _refuse_other_dialects(kind: Kind, item: str) -> None:
             f"{item} (the nearest weekday) is not read",
             f"write the day itself ({day or 'L'}), or a weekday of the month such as 1#1 or 5L, instead",
         )
-    if re.search(r"(?<![a-z])l(?![a-z])", text):
+    if re.search(r"(?<![a-z])([a-z]{3})?l(?![a-z])" if kind is WEEKDAY else r"(?<![a-z])l(?![a-z])", text):
         _refuse_misplaced_last(kind, item)
+    if re.fullmatch(r"\*[0-9]+", text):
+        kind.refuse(f"{item} is not read", f"write */{item[1:]} for a step, or {item[1:]} for one value, instead")
     if "#" in text:
         kind.refuse("# belongs to the day of week", "write it in the fifth field, as in 1#2, instead")
 
 
 def _refuse_misplaced_last(kind: Kind, item: str) -> NoReturn:
-    digits = re.fullmatch(r"l([0-7])", item.lower())
-    if kind is WEEKDAY and digits:
-        kind.refuse(f"{item} is not read", f"write {digits[1]}L instead")
+    weekday = re.fullmatch(r"l([0-7])|([0-7]|[a-z]{3})l.*", item.lower())
+    if kind is WEEKDAY and weekday:
+        kind.refuse(f"{item} is not read", f"write {weekday[1] or weekday[2]}L instead")
     if kind is WEEKDAY:
         kind.refuse(f"{item} does not say which weekday", "write 6 for Saturday, or 5L for the last Friday")
     if kind is DAY:

@@ -45,6 +45,8 @@ def parse(expression: str) -> Cron | Every:
     words = expression.split()
     if words[0].startswith("@"):
         return _read_shortcut(expression, [word.lower() for word in words])
+    if "=" in words[0]:
+        raise TimingError("expression", f"{words[0][:64]} is not read", "write the zone in time_zone instead")
     return _read_cron(expression, words)
 
 
@@ -72,6 +74,8 @@ def _read_shortcut(expression: str, words: list[str]) -> Cron | Every:
             "@reboot has no instant that could be owed",
             "let the service trigger the job when it starts, or write @every with an interval, instead",
         )
+    if name.startswith("@every"):
+        raise TimingError("expression", f"{name} is not known", f"write @every {name[6:] or '90s'} instead")
     if name not in _SHORTCUTS or len(words) > 1:
         near = difflib.get_close_matches(name, _SHORTCUTS, n=1) or ["@daily"]
         raise TimingError("expression", f"{' '.join(words)} is not known", f"write {near[0]}, or five fields, instead")

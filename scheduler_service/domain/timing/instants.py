@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from scheduler_service.domain.timing.dates import count_matches, last_match
+from scheduler_service.domain.timing.dates import count_matches, first_match, last_match
 from scheduler_service.domain.timing.local_spans import Gap, Span, local_spans
 from scheduler_service.domain.timing.model import Occurrence, Timing
 from scheduler_service.domain.timing.rule import Cron, Every
@@ -55,6 +55,19 @@ def latest_occurrence(timing: Timing, after: datetime, until: datetime) -> Occur
     return next((occurrence for occurrence in found if occurrence is not None), None)
 
 
+def first_occurrence(timing: Timing, after: datetime, until: datetime) -> Occurrence | None:
+    """The first one in `(after, until]`, by arithmetic: for a past that is asked about once, where `next_occurrence`
+    steps and remembers."""
+    end = min(until, HORIZON)
+    if end <= after:
+        return None
+    if isinstance(timing.rule, Every):
+        return next(_intervals(timing, timing.rule, after, end), None)
+    spans = local_spans(timing.rule, timing, _naive_utc(after), _naive_utc(end))
+    found = (_first_in(timing.rule, span) for span in spans)
+    return next((occurrence for occurrence in found if occurrence is not None), None)
+
+
 def count(timing: Timing, after: datetime, until: datetime) -> int:
     """How many there are in `(after, until]`, by arithmetic: its cost grows with days, not occurrences."""
     end = min(until, HORIZON)
@@ -82,14 +95,25 @@ def _matches(timing: Timing, rule: Cron, after: datetime, until: datetime) -> It
             return
 
 
+def _first_in(rule: Cron, span: Span | Gap) -> Occurrence | None:
+    if isinstance(span, Gap):
+        return _only_in(rule, span)
+    local = first_match(rule, span.first, span.end)
+    return None if local is None else _plain(span, local)
+
+
 def _latest_in(rule: Cron, span: Span | Gap) -> Occurrence | None:
-    if isinstance(span, Span):
-        local = last_match(rule, span.first, span.end)
-        return None if local is None else _plain(span, local)
-    if _count_in(rule, span) == 0:
+    if isinstance(span, Gap):
+        return _only_in(rule, span)
+    local = last_match(rule, span.first, span.end)
+    return None if local is None else _plain(span, local)
+
+
+def _only_in(rule: Cron, gap: Gap) -> Occurrence | None:
+    if _count_in(rule, gap) == 0:
         return None
-    first = LocalSteps(rule.forms).first_from(span.first)
-    return None if first is None else _shifted(span, first)
+    left_out = first_match(rule, gap.first, gap.end)
+    return None if left_out is None else _shifted(gap, left_out)
 
 
 def _count_in(rule: Cron, span: Span | Gap) -> int:

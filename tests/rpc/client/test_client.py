@@ -11,7 +11,17 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 import pytest
-from carillon import AlreadyExists, Client, InvalidRequest, Jobs, NotFound, SchedulerUnavailable, blocking, calls
+from carillon import (
+    AlreadyExists,
+    Client,
+    InvalidRequest,
+    Jobs,
+    NotFound,
+    SchedulerUnavailable,
+    blocking,
+    calls,
+    schedule_calls,
+)
 from carillon.v1 import (
     job_pb2,
     job_service_pb2,
@@ -130,7 +140,7 @@ class InThreads:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if calls.__dict__[name].__annotations__["return"].startswith("Call["):
+        if {**vars(calls), **vars(schedule_calls)}[name].__annotations__["return"].startswith("Call["):
             return lambda *args, **options: asyncio.to_thread(method, *args, **options)
         return lambda *args, **options: iterated(method(*args, **options))
 

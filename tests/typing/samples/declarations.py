@@ -22,7 +22,9 @@ jobs.endpoint(
     run_timeout=3600.5,
     retries=3,
     retry_delay=60,
-    overlap="allow_all",
+    overlap="buffer_one",
+    catch_up="all",
+    catch_up_window=timedelta(hours=6),
     cancel_grace=10,
     config={"batch_size": 50, "lists": ["weekly"]},
     labels={"team": "mail"},
@@ -44,6 +46,8 @@ carillon.Jobs()  # E: Missing positional argument "service"
 carillon.Jobs(service=5)  # E: Argument "service" to "Jobs" has incompatible type "int"; expected "str"
 carillon.Jobs("a", generation="7")  # E: Argument "generation" to "Jobs" has incompatible type "str"
 jobs.endpoint("a", "/a", overlap="sometimes")  # E: Argument "overlap" to "endpoint" of "Jobs" has incompatible
+jobs.endpoint("a2", "/a", catch_up="some")  # E: Argument "catch_up" to "endpoint" of "Jobs" has incompatible type
+jobs.endpoint("a3", "/a", catch_up_window="6h")  # E: Argument "catch_up_window" to "endpoint" of "Jobs" has
 jobs.endpoint("b", "/b", gap="first")  # E: Argument "gap" to "endpoint" of "Jobs" has incompatible type
 jobs.endpoint("c", "/c", repeat="skip")  # E: Argument "repeat" to "endpoint" of "Jobs" has incompatible type
 jobs.endpoint("d", "/d", retries="3")  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "str"

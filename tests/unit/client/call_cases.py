@@ -1,26 +1,30 @@
-"""Every call of the clients, but for the watch: what it sends, and what it returns for an answer."""
+"""The calls of the clients, but for the watch and those about schedules: what each sends, and what it returns for an
+answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from carillon import calls
+from carillon.rpc import PAGE
 from carillon.v1 import (
+    backfill_pb2,
     job_pb2,
     job_service_pb2,
     registry_service_pb2,
     run_pb2,
     run_service_pb2,
     schedule_pb2,
-    schedule_service_pb2,
 )
-from google.protobuf import field_mask_pb2
+from google.protobuf import field_mask_pb2, struct_pb2, timestamp_pb2
 
 JOB = "services/kpi/jobs/sync"
-SCHEDULE = f"{JOB}/tenants/acme/schedules/default"
 RUN = run_pb2.Run(name="runs/1")
+SINCE = datetime(2026, 3, 1, tzinfo=UTC)
+UNTIL = datetime(2026, 4, 1, tzinfo=UTC)
+FULL = struct_pb2.Struct(fields={"full": struct_pb2.Value(bool_value=True)})
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,13 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def stamp(instant: datetime) -> timestamp_pb2.Timestamp:
+    return timestamp_pb2.Timestamp(seconds=int(instant.timestamp()))
+
+
 _JOB = job_pb2.Job(name=JOB)
-_SCHEDULE = schedule_pb2.Schedule(name=SCHEDULE)
+_RESUMED = job_service_pb2.ResumeJobResponse(job=_JOB, catch_up=schedule_pb2.CatchUpPlan(runs=2))
+_BACKFILL = backfill_pb2.Backfill(name=f"{JOB}/backfills/7", occurrences=3)
 _STATS = job_service_pb2.GetJobStatsResponse()
 _MANIFEST = registry_service_pb2.RegisterJobsRequest(service="kpi", generation=3)
 _REGISTERED = registry_service_pb2.RegisterJobsResponse(generation=3)
@@ -86,9 +95,10 @@ UNARY = [
         "resume_job",
         ("kpi/sync",),
         ("JobService", "ResumeJob"),
-        job_service_pb2.ResumeJobRequest(name=JOB),
-        job_service_pb2.ResumeJobResponse(job=_JOB),
-        _JOB,
+        job_service_pb2.ResumeJobRequest(name=JOB, catch_up=job_pb2.CATCH_UP_LATEST, validate_only=True),
+        _RESUMED,
+        _RESUMED,
+        {"catch_up": "latest", "validate_only": True},
     ),
     Case(
         "trigger_job",
@@ -108,25 +118,38 @@ UNARY = [
         _STATS,
     ),
     Case(
-        "get_schedule",
-        ("kpi/sync",),
-        ("ScheduleService", "GetSchedule"),
-        schedule_service_pb2.GetScheduleRequest(name=SCHEDULE),
-        schedule_service_pb2.GetScheduleResponse(schedule=_SCHEDULE),
-        _SCHEDULE,
-        {"tenant": "acme"},
+        "backfill_job",
+        ("kpi/sync", SINCE, UNTIL),
+        ("JobService", "BackfillJob"),
+        job_service_pb2.BackfillJobRequest(
+            name=JOB,
+            since=stamp(SINCE),
+            until=stamp(UNTIL),
+            tenant="acme",
+            schedule="daily",
+            payload=FULL,
+            validate_only=True,
+            request_id="r",
+        ),
+        job_service_pb2.BackfillJobResponse(backfill=_BACKFILL),
+        _BACKFILL,
+        {"tenant": "acme", "schedule": "daily", "payload": {"full": True}, "validate_only": True, "request_id": "r"},
     ),
     Case(
-        "put_schedule",
-        ("kpi/sync",),
-        ("ScheduleService", "PutSchedule"),
-        schedule_service_pb2.PutScheduleRequest(
-            schedule=schedule_pb2.Schedule(name=SCHEDULE, timing=job_pb2.Timing(cron="@daily"), enabled=True),
-            update_mask=field_mask_pb2.FieldMask(paths=["timing.cron", "enabled"]),
-        ),
-        schedule_service_pb2.PutScheduleResponse(schedule=_SCHEDULE),
-        _SCHEDULE,
-        {"tenant": "acme", "cron": "@daily", "enabled": True},
+        "get_backfill",
+        (_BACKFILL.name,),
+        ("JobService", "GetBackfill"),
+        job_service_pb2.GetBackfillRequest(name=_BACKFILL.name),
+        job_service_pb2.GetBackfillResponse(backfill=_BACKFILL),
+        _BACKFILL,
+    ),
+    Case(
+        "cancel_backfill",
+        (_BACKFILL.name, "wrong month"),
+        ("JobService", "CancelBackfill"),
+        job_service_pb2.CancelBackfillRequest(name=_BACKFILL.name, reason="wrong month"),
+        job_service_pb2.CancelBackfillResponse(backfill=_BACKFILL),
+        _BACKFILL,
     ),
     Case(
         "get_run",
@@ -160,23 +183,23 @@ PAGES = [
         "list_jobs",
         ("kpi",),
         ("JobService", "ListJobs"),
-        job_service_pb2.ListJobsRequest(parent="services/kpi", page_size=calls.PAGE),
+        job_service_pb2.ListJobsRequest(parent="services/kpi", page_size=PAGE),
         job_service_pb2.ListJobsResponse(jobs=[_JOB]),
         [_JOB],
     ),
     Case(
-        "list_schedules",
+        "list_backfills",
         ("kpi/sync",),
-        ("ScheduleService", "ListSchedules"),
-        schedule_service_pb2.ListSchedulesRequest(parent=f"{JOB}/tenants/*", page_size=calls.PAGE),
-        schedule_service_pb2.ListSchedulesResponse(schedules=[_SCHEDULE]),
-        [_SCHEDULE],
+        ("JobService", "ListBackfills"),
+        job_service_pb2.ListBackfillsRequest(parent=JOB, page_size=PAGE),
+        job_service_pb2.ListBackfillsResponse(backfills=[_BACKFILL]),
+        [_BACKFILL],
     ),
     Case(
         "list_runs",
         ("kpi/sync",),
         ("RunService", "ListRuns"),
-        run_service_pb2.ListRunsRequest(job=JOB, states=[run_pb2.RUN_STATE_FAILED], page_size=calls.PAGE),
+        run_service_pb2.ListRunsRequest(job=JOB, states=[run_pb2.RUN_STATE_FAILED], page_size=PAGE),
         run_service_pb2.ListRunsResponse(runs=[RUN]),
         [RUN],
         {"states": ["failed"]},
@@ -185,7 +208,7 @@ PAGES = [
         "list_items",
         ("1",),
         ("RunService", "ListItems"),
-        run_service_pb2.ListItemsRequest(name="runs/1", failed_only=True, page_size=calls.PAGE),
+        run_service_pb2.ListItemsRequest(name="runs/1", failed_only=True, page_size=PAGE),
         run_service_pb2.ListItemsResponse(items=[run_pb2.Item(key="a")]),
         [run_pb2.Item(key="a")],
         {"failed_only": True},

@@ -22,7 +22,8 @@ from carillon.v1 import (
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from tests.unit.client.call_cases import PAGES, RUN, UNARY, Case
+from tests.unit.client import call_cases, schedule_call_cases
+from tests.unit.client.call_cases import RUN, SINCE, Case
 from tests.unit.client.test_calls import described
 
 SERVICES = {
@@ -30,6 +31,8 @@ SERVICES = {
     for file in (registry_service_pb2, job_service_pb2, schedule_service_pb2, run_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 }
+UNARY = [*call_cases.UNARY, *schedule_call_cases.UNARY]
+PAGES = [*call_cases.PAGES, *schedule_call_cases.PAGES]
 SAFETY_SECONDS = 20.0
 TIMEOUT = 5.0
 
@@ -134,6 +137,25 @@ def test_a_page_is_asked_for_when_it_is_needed(channel: FakeChannel, client: blo
     assert channel.timeouts.qsize() == 1
 
 
+def test_a_call_that_makes_runs_can_be_repeated_safely_unless_it_is_told_how(
+    channel: FakeChannel, client: blocking.Client
+) -> None:
+    calls: list[tuple[tuple[str, str], Callable[[], Any]]] = [
+        (("JobService", "TriggerJob"), lambda: client.trigger_job("kpi/sync")),
+        (("JobService", "BackfillJob"), lambda: client.backfill_job("kpi/sync", SINCE, SINCE)),
+        (("ScheduleService", "RunSchedule"), lambda: client.run_schedule("kpi/sync")),
+    ]
+    seen = set()
+    for rpc, call in calls * 2:
+        asked = in_thread(call)
+        _, request, answering = channel.take(*rpc)
+        answering.terminate(None, (), grpc.StatusCode.UNAVAILABLE, "")
+        assert isinstance(asked.exception(SAFETY_SECONDS), SchedulerUnavailable)
+        seen.add(request.request_id)
+    assert len(seen) == 6
+    assert "" not in seen
+
+
 def test_a_watch_gives_each_answer_as_it_comes_and_has_no_deadline(
     channel: FakeChannel, client: blocking.Client
 ) -> None:
@@ -217,4 +239,16 @@ def test_what_is_wrong_is_said_before_anything_is_sent(channel: FakeChannel, cli
         client.list_runs(states=["broken"])
     with pytest.raises(ValueError, match="watch_runs needs a job, a schedule or a run"):
         client.watch_runs()
+    with pytest.raises(ValueError, match="needs a job, or a timing such as cron='0 9"):
+        client.preview_occurrences()
+    with pytest.raises(ValueError, match="tenant and id, or a proposed timing, not both"):
+        client.preview_occurrences("kpi/sync", tenant="acme", cron="@daily")
+    with pytest.raises(TypeError, match="preview_occurrences has no option 'crn'"):
+        client.preview_occurrences("kpi/sync", crn="@daily")  # type: ignore[call-arg] # as a slip would have it
+    with pytest.raises(ValueError, match="resume_job: catch_up must be 'none', 'latest' or 'all', not 'newest'"):
+        client.resume_job("kpi/sync", catch_up="newest")  # type: ignore[arg-type] # the same
+    with pytest.raises(ValueError, match="'lost' is none of COMPLETED"):
+        client.list_ledger("kpi/sync", outcomes=["lost"])
+    with pytest.raises(ValueError, match="since must say its time zone"):
+        client.backfill_job("kpi/sync", SINCE.replace(tzinfo=None), SINCE)
     assert channel.timeouts.empty()

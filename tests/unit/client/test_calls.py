@@ -7,15 +7,16 @@ from collections.abc import AsyncGenerator, Generator
 from typing import assert_type
 
 import pytest
-from carillon import Client, blocking, calls
-from carillon.v1 import job_pb2, registry_service_pb2, run_pb2, schedule_pb2
+from carillon import Client, blocking, calls, schedule_calls
+from carillon.v1 import backfill_pb2, job_pb2, ledger_pb2, registry_service_pb2, run_pb2, schedule_pb2
 
 
 def described() -> list[str]:
     return [
         name
-        for name, value in vars(calls).items()
-        if inspect.isfunction(value) and value.__module__ == calls.__name__ and not name.startswith("_")
+        for module in (calls, schedule_calls)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
 
 
@@ -23,9 +24,10 @@ def described() -> list[str]:
 def test_both_clients_offer_every_call_with_its_arguments_and_documentation(
     kind: type[Client] | type[blocking.Client],
 ) -> None:
-    assert len(described()) > 15
+    assert len(described()) > 30
     for name in described():
-        description, method = getattr(calls, name), getattr(kind, name)
+        description = getattr(calls, name, None) or getattr(schedule_calls, name)
+        method = getattr(kind, name)
         assert method.__doc__ == description.__doc__
         assert method.__qualname__ == f"Client.{name}"
         parameters = list(inspect.signature(method).parameters.values())
@@ -47,6 +49,10 @@ async def the_async_client_is_typed(client: Client) -> None:
     assert_type(await client.update_job("a/b", cron="@daily", retries=3), job_pb2.Job)
     assert_type(await client.trigger_job("a/b", {"x": 1}, tenants=["t"]), list[run_pb2.Run])
     assert_type(await client.put_schedule("a/b", tenant="t", cron="@daily"), schedule_pb2.Schedule)
+    assert_type((await client.resume_job("a/b", catch_up="all")).catch_up, schedule_pb2.CatchUpPlan)
+    assert_type((await client.preview_occurrences(cron="@daily")).description, str)
+    assert_type(client.list_ledger("a/b"), AsyncGenerator[ledger_pb2.LedgerEntry, None])
+    assert_type(client.list_backfills("a/b"), AsyncGenerator[backfill_pb2.Backfill, None])
     assert_type(client.list_jobs("a"), AsyncGenerator[job_pb2.Job, None])
     assert_type(client.watch_runs(run="1"), AsyncGenerator[run_pb2.Run, None])
     async with client as opened:
@@ -65,6 +71,9 @@ def the_blocking_client_is_typed(client: blocking.Client) -> None:
     assert_type(
         client.register_jobs(registry_service_pb2.RegisterJobsRequest()), registry_service_pb2.RegisterJobsResponse
     )
+    assert_type(client.resume_job("a/b", catch_up="all").catch_up, schedule_pb2.CatchUpPlan)
+    assert_type(client.run_schedule("a/b", tenant="t"), run_pb2.Run)
+    assert_type(client.list_ledger("a/b"), Generator[ledger_pb2.LedgerEntry, None, None])
     assert_type(client.list_jobs("a"), Generator[job_pb2.Job, None, None])
     assert_type(client.watch_runs(run="1"), Generator[run_pb2.Run, None, None])
     with client as opened:

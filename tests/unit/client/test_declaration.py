@@ -29,6 +29,8 @@ def test_options_become_the_declared_job() -> None:
         repeat="both",
         jitter=30,
         cancel_grace=0,
+        catch_up="all",
+        catch_up_window=timedelta(hours=6),
         tenant_schedules=True,
     )
     manifest = jobs.manifest()
@@ -49,6 +51,8 @@ def test_options_become_the_declared_job() -> None:
     assert spec.policies.retry.delay.nanos == 500_000_000
     assert spec.policies.overlap == job_pb2.OVERLAP_ALLOW_ALL
     assert spec.policies.HasField("cancel_grace")
+    assert spec.policies.catch_up == job_pb2.CATCH_UP_ALL
+    assert spec.policies.catch_up_window.seconds == 6 * 3_600
     assert dict(spec.labels) == {"job_type": "digest"}
     assert spec.tenant_schedules
 
@@ -73,12 +77,26 @@ def test_an_address_that_is_not_host_and_port_is_refused(address: str) -> None:
         Jobs("email-service").grpc_endpoint("ping", address)
 
 
+def test_every_overlap_and_catch_up_of_the_protos_can_be_declared() -> None:
+    for kind, prefix, option in (
+        (job_pb2.Overlap, "OVERLAP_", "overlap"),
+        (job_pb2.CatchUp, "CATCH_UP_", "catch_up"),
+    ):
+        for name, number in kind.items()[1:]:
+            options: dict[str, Any] = {option: name.removeprefix(prefix).lower()}
+            jobs = Jobs("email-service")
+            jobs.endpoint("ping", "http://elsewhere/ping", **options)
+            assert getattr(jobs.manifest().jobs[0].policies, option) == number
+
+
 def test_what_is_not_said_is_left_to_the_scheduler() -> None:
     jobs = Jobs("email-service")
     jobs.endpoint("ping", "http://elsewhere/ping")
     [spec] = jobs.manifest().jobs
     assert not spec.timing.HasField("cron")
     assert not spec.policies.HasField("overlap")
+    assert not spec.policies.HasField("catch_up")
+    assert not spec.policies.HasField("catch_up_window")
     assert not spec.policies.HasField("attempt_timeout")
     assert not spec.policies.HasField("retry")
 
@@ -92,7 +110,14 @@ def test_what_is_not_said_is_left_to_the_scheduler() -> None:
         ({"timeout": 0}, ValueError, "timeout must be from 1 s to 7 days, not 0 s"),
         ({"timeout": "90"}, TypeError, "timeout must be seconds or a timedelta, not str"),
         ({"timeout": float("nan")}, ValueError, "timeout must be a number of seconds"),
-        ({"overlap": "SKIP"}, ValueError, "overlap must be 'skip' or 'allow_all', not 'SKIP'"),
+        (
+            {"overlap": "SKIP"},
+            ValueError,
+            "overlap must be 'skip', 'buffer_one', 'buffer_all', 'cancel_other' or 'allow_all', not 'SKIP'",
+        ),
+        ({"gap": "both"}, ValueError, "gap must be 'shift' or 'skip', not 'both'"),
+        ({"catch_up": "newest"}, ValueError, "catch_up must be 'none', 'latest' or 'all', not 'newest'"),
+        ({"catch_up_window": 31 * 86_400}, ValueError, "catch_up_window must be from 0 s to 30 days"),
         ({"cron": 5}, TypeError, "cron must be a string, not int"),
         ({"labels": {"a b": "c"}}, ValueError, "label 'a b'"),
         ({"config": {"a": [1, {"b": 2**53 + 1}]}}, ValueError, "config.a[1].b is 9007199254740993, beyond 2**53"),

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import struct
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -13,55 +11,35 @@ import pytest
 
 from scheduler_service.domain.timing import TimingError, tzdata_version, zone
 from scheduler_service.domain.timing.zones import stretches
+from tests.time_oracle.transitions import Transition, transitions_of, zone_names
 
-NAMES = importlib.resources.files("tzdata").joinpath("zones").read_text().split()
-
-
-def listed_changes(name: str) -> list[tuple[int, int]]:
-    """(Unix time, new offset in seconds) of every change of offset in a zone's TZif table (RFC 8536)."""
-    data = importlib.resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).read_bytes()
-    isutc, isstd, leap, times, types, chars = struct.unpack(">6l", data[20:44])
-    start = 44 + times * 5 + types * 6 + chars + leap * 8 + isstd + isutc
-    *_, times, types, chars = struct.unpack(">6l", data[start + 20 : start + 44])
-    start += 44
-    instants = struct.unpack(f">{times}q", data[start : start + 8 * times])
-    kinds = data[start + 8 * times : start + 9 * times]
-    table = start + 9 * times
-    offsets = [struct.unpack(">l", data[table + 6 * n : table + 6 * n + 4])[0] for n in range(types)]
-    found, before = [], offsets[0]
-    for instant, kind in zip(instants, kinds, strict=True):
-        if offsets[kind] != before:
-            found.append((instant, offsets[kind]))
-        before = offsets[kind]
-    return found
+NAMES = zone_names()
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def since_1970(name: str) -> list[tuple[int, int]]:
-    return [change for change in listed_changes(name) if change[0] >= 0]
+def since_1970(name: str) -> list[Transition]:
+    return [each for each in transitions_of(name) if each.instant >= EPOCH]
 
 
 def test_no_zone_changes_twice_within_two_days() -> None:
     changes = {name: since_1970(name) for name in NAMES}
     assert sum(map(len, changes.values())) > 10_000
-    nearest = min(two[0] - one[0] for found in changes.values() for one, two in pairwise(found))
-    assert timedelta(seconds=nearest) > timedelta(days=2)
+    nearest = min(two.instant - one.instant for found in changes.values() for one, two in pairwise(found))
+    assert nearest > timedelta(days=2)
 
 
 @pytest.mark.parametrize(
     "name", [*NAMES[::40], "Africa/Monrovia", "Africa/Casablanca", "Europe/Dublin", "Pacific/Apia", "America/Caracas"]
 )
 def test_stretches_change_exactly_where_the_tables_say(name: str) -> None:
-    listed = since_1970(name)
-    last = listed[-1][0] if listed else 0
     found = list(stretches(name, datetime(1970, 1, 1), datetime(2038, 1, 1)))
     assert all(one.end == two.start for one, two in pairwise(found))
     changes = [
-        (int(two.start.replace(tzinfo=UTC).timestamp()), int(two.offset.total_seconds()))
+        Transition(name, two.start.replace(tzinfo=UTC), one.offset, two.offset)
         for one, two in pairwise(found)
         if one.offset != two.offset
     ]
-    # Beyond the last listed change a rule goes on, which the tables give as text.
-    assert [change for change in changes if 0 <= change[0] <= last] == listed
+    assert [change for change in changes if change.instant >= EPOCH] == since_1970(name)
 
 
 def test_a_stretch_ends_with_the_year_so_that_later_years_are_not_worked_out() -> None:

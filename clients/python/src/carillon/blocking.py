@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import grpc
 
-from carillon import calls
+from carillon import calls, schedule_calls
 from carillon.errors import from_rpc
 from carillon.rpc import CALL_SECONDS, Call, Caller, Page, Pages, Stream, as_method
 
@@ -81,9 +81,24 @@ class Client(Caller[grpc.Channel]):
     trigger_job = _call(calls.trigger_job)
     get_job_stats = _call(calls.get_job_stats)
 
-    get_schedule = _call(calls.get_schedule)
-    list_schedules = _pages(calls.list_schedules)
-    put_schedule = _call(calls.put_schedule)
+    backfill_job = _call(calls.backfill_job)
+    get_backfill = _call(calls.get_backfill)
+    list_backfills = _pages(calls.list_backfills)
+    cancel_backfill = _call(calls.cancel_backfill)
+
+    get_schedule = _call(schedule_calls.get_schedule)
+    list_schedules = _pages(schedule_calls.list_schedules)
+    put_schedule = _call(schedule_calls.put_schedule)
+    delete_schedule = _call(schedule_calls.delete_schedule)
+    pause_schedule = _call(schedule_calls.pause_schedule)
+    resume_schedule = _call(schedule_calls.resume_schedule)
+    run_schedule = _call(schedule_calls.run_schedule)
+    preview_occurrences = _call(schedule_calls.preview_occurrences)
+    list_ledger = _pages(schedule_calls.list_ledger)
+
+    get_tenant = _call(schedule_calls.get_tenant)
+    put_tenant = _call(schedule_calls.put_tenant)
+    remove_tenant = _call(schedule_calls.remove_tenant)
 
     get_run = _call(calls.get_run)
     list_runs = _pages(calls.list_runs)

@@ -1,31 +1,29 @@
-"""Every call that the clients offer, described once: its arguments, its request, and how its answer is read."""
+"""The calls that the clients offer, described once: their arguments, requests, and how their answers are read. Those
+about schedules and tenants are in `schedule_calls`."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from carillon.declaration import PolicyOptions, TimingOptions
-from carillon.names import job_name, run_name, schedule_name, service_name
-from carillon.overrides import overrides_and_mask, schedule_and_mask
-from carillon.rpc import Call, Pages, Stream, Streaming, Unary
-from carillon.structs import to_struct, to_timestamp
+from carillon.declaration import CatchUp, PolicyOptions, catch_up_value
+from carillon.names import job_name, run_name, service_name
+from carillon.overrides import overrides_and_mask
+from carillon.rpc import PAGE, Call, Pages, Stream, Streaming, Unary
+from carillon.structs import set_range, to_enum, to_struct
 from carillon.v1 import (
+    backfill_pb2,
     job_pb2,
     job_service_pb2,
     registry_service_pb2,
     run_pb2,
     run_service_pb2,
-    schedule_pb2,
-    schedule_service_pb2,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-PAGE = 500
 
 # Services.
 
@@ -80,10 +78,18 @@ def pause_job(job: str) -> Call[job_pb2.Job]:
     return Unary(lambda stubs: stubs.jobs.PauseJob).call(request, lambda answer: answer.job)
 
 
-def resume_job(job: str) -> Call[job_pb2.Job]:
-    """Lets a paused job go on."""
-    request = job_service_pb2.ResumeJobRequest(name=job_name(job))
-    return Unary(lambda stubs: stubs.jobs.ResumeJob).call(request, lambda answer: answer.job)
+def resume_job(
+    job: str, *, catch_up: CatchUp = "none", validate_only: bool = False
+) -> Call[job_service_pb2.ResumeJobResponse]:
+    """Lets a paused job go on, and answers what that catches up of the time it was paused: `answer.catch_up`.
+
+    catch_up: what is run of what came due meanwhile, within the job's window: none, the latest, or all of each of its
+    schedules. validate_only: only answers what would be caught up.
+    """
+    request = job_service_pb2.ResumeJobRequest(
+        name=job_name(job), catch_up=catch_up_value("resume_job", catch_up), validate_only=validate_only
+    )
+    return Unary(lambda stubs: stubs.jobs.ResumeJob).call(request, lambda answer: answer)
 
 
 def trigger_job(
@@ -122,40 +128,59 @@ def get_job_stats(
 ) -> Call[job_service_pb2.GetJobStatsResponse]:
     """Counts a job's ended runs (default: of the last 7 days)."""
     request = job_service_pb2.GetJobStatsRequest(name=job_name(job))
-    _set_range(request, since, until)
+    set_range(request, since, until)
     return Unary(lambda stubs: stubs.jobs.GetJobStats).call(request, lambda answer: answer)
 
 
-# Schedules.
+# Backfills.
 
 
-def get_schedule(job: str, *, tenant: str = "-", schedule: str = "default") -> Call[schedule_pb2.Schedule]:
-    """Reads one schedule; by default the job's own."""
-    request = schedule_service_pb2.GetScheduleRequest(name=schedule_name(job, tenant, schedule))
-    return Unary(lambda stubs: stubs.schedules.GetSchedule).call(request, lambda answer: answer.schedule)
-
-
-def list_schedules(job: str = "-/-", *, tenant: str = "*") -> Pages[schedule_pb2.Schedule]:
-    """All schedules that the caller may see, of one job, or of one tenant."""
-    request = schedule_service_pb2.ListSchedulesRequest(parent=f"{job_name(job)}/tenants/{tenant}", page_size=PAGE)
-    return Unary(lambda stubs: stubs.schedules.ListSchedules).pages(request, lambda answer: answer.schedules)
-
-
-def put_schedule(
+def backfill_job(
     job: str,
+    since: datetime,
+    until: datetime,
     *,
-    tenant: str,
-    schedule: str = "default",
-    enabled: bool | None = None,
-    config: Mapping[str, object] | None = None,
-    labels: Mapping[str, str] | None = None,
-    **timing: Unpack[TimingOptions],
-) -> Call[schedule_pb2.Schedule]:
-    """Creates or updates a tenant's schedule. What is not named stays as it is; a new one is enabled."""
-    values, mask = schedule_and_mask(timing, enabled, config, labels)
-    values.name = schedule_name(job, tenant, schedule)
-    request = schedule_service_pb2.PutScheduleRequest(schedule=values, update_mask=mask)
-    return Unary(lambda stubs: stubs.schedules.PutSchedule).call(request, lambda answer: answer.schedule)
+    tenant: str = "-",
+    schedule: str = "",
+    payload: Mapping[str, object] | None = None,
+    validate_only: bool = False,
+    request_id: str | None = None,
+) -> Call[backfill_pb2.Backfill]:
+    """Runs what a job's schedules owed from `since` until before `until`, unless it is completed, or live.
+
+    tenant: whose schedules (default: the system's, the job's own among them; `*` for everyone's). schedule: only the
+    one of this id. payload: put over the config of job and schedule, key by key. validate_only: only counts.
+    request_id: as for `trigger_job`.
+    """
+    request = job_service_pb2.BackfillJobRequest(
+        name=job_name(job),
+        tenant=tenant,
+        schedule=schedule,
+        validate_only=validate_only,
+        request_id=request_id or str(uuid.uuid4()),
+    )
+    set_range(request, since, until)
+    if payload is not None:
+        request.payload.CopyFrom(to_struct(payload, "payload"))
+    return Unary(lambda stubs: stubs.jobs.BackfillJob).call(request, lambda answer: answer.backfill)
+
+
+def get_backfill(name: str) -> Call[backfill_pb2.Backfill]:
+    """Reads one backfill by its resource name: how many runs it has, and how far they are."""
+    request = job_service_pb2.GetBackfillRequest(name=name)
+    return Unary(lambda stubs: stubs.jobs.GetBackfill).call(request, lambda answer: answer.backfill)
+
+
+def list_backfills(job: str) -> Pages[backfill_pb2.Backfill]:
+    """A job's backfills, the newest first."""
+    request = job_service_pb2.ListBackfillsRequest(parent=job_name(job), page_size=PAGE)
+    return Unary(lambda stubs: stubs.jobs.ListBackfills).pages(request, lambda answer: answer.backfills)
+
+
+def cancel_backfill(name: str, reason: str = "") -> Call[backfill_pb2.Backfill]:
+    """Asks those runs of a backfill to stop that have not ended. It is named as for `get_backfill`."""
+    request = job_service_pb2.CancelBackfillRequest(name=name, reason=reason)
+    return Unary(lambda stubs: stubs.jobs.CancelBackfill).call(request, lambda answer: answer.backfill)
 
 
 # Runs.
@@ -183,12 +208,12 @@ def list_runs(
         job=job_name(job) if job else "",
         tenant=tenant,
         labels=labels,
-        states=[_enum(run_pb2.RunState, "RUN_STATE_", state) for state in states],
-        trigger_sources=[_enum(run_pb2.TriggerSource, "TRIGGER_SOURCE_", source) for source in trigger_sources],
+        states=[to_enum(run_pb2.RunState, "RUN_STATE_", state) for state in states],
+        trigger_sources=[to_enum(run_pb2.TriggerSource, "TRIGGER_SOURCE_", source) for source in trigger_sources],
         origin=origin,
         page_size=PAGE,
     )
-    _set_range(request, since, until)
+    set_range(request, since, until)
     return Unary(lambda stubs: stubs.runs.ListRuns).pages(request, lambda answer: answer.runs)
 
 
@@ -222,18 +247,3 @@ def cancel_run(run: str | uuid.UUID, reason: str = "") -> Call[run_pb2.Run]:
     """Asks a run to stop."""
     request = run_service_pb2.CancelRunRequest(name=run_name(run), reason=reason)
     return Unary(lambda stubs: stubs.runs.CancelRun).call(request, lambda answer: answer.run)
-
-
-def _set_range(request: Any, since: datetime | None, until: datetime | None) -> None:
-    if since is not None:
-        request.since.CopyFrom(to_timestamp(since, "since"))
-    if until is not None:
-        request.until.CopyFrom(to_timestamp(until, "until"))
-
-
-def _enum(kind: Any, prefix: str, name: str) -> Any:
-    try:
-        return kind.Value(prefix + name.upper())
-    except ValueError:
-        known = ", ".join(value.removeprefix(prefix) for value in kind.keys()[1:])
-        raise ValueError(f"{name!r} is none of {known}") from None

@@ -13,7 +13,8 @@ from carillon.v1 import job_pb2
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-Overlap = Literal["skip", "allow_all"]
+Overlap = Literal["skip", "buffer_one", "buffer_all", "cancel_other", "allow_all"]
+CatchUp = Literal["none", "latest", "all"]
 Gap = Literal["shift", "skip"]
 Repeat = Literal["first", "both"]
 
@@ -23,7 +24,14 @@ _LABEL = re.compile(r"[a-zA-Z0-9._/-]{1,63}")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _CONFIG_BYTES = 256 * 1024
 
-_OVERLAPS = {"skip": job_pb2.OVERLAP_SKIP, "allow_all": job_pb2.OVERLAP_ALLOW_ALL}
+_OVERLAPS = {
+    "skip": job_pb2.OVERLAP_SKIP,
+    "buffer_one": job_pb2.OVERLAP_BUFFER_ONE,
+    "buffer_all": job_pb2.OVERLAP_BUFFER_ALL,
+    "cancel_other": job_pb2.OVERLAP_CANCEL_OTHER,
+    "allow_all": job_pb2.OVERLAP_ALLOW_ALL,
+}
+_CATCH_UPS = {"none": job_pb2.CATCH_UP_NONE, "latest": job_pb2.CATCH_UP_LATEST, "all": job_pb2.CATCH_UP_ALL}
 _GAPS = {"shift": job_pb2.GAP_POLICY_SHIFT, "skip": job_pb2.GAP_POLICY_SKIP}
 _REPEATS = {"first": job_pb2.REPEAT_POLICY_FIRST, "both": job_pb2.REPEAT_POLICY_BOTH}
 
@@ -56,8 +64,14 @@ class PolicyOptions(TimingOptions, total=False):
     retries: int
     # The wait after a failed attempt, 0 s to 7 days. Default: 10 minutes.
     retry_delay: Seconds
-    # An occurrence that is due while an earlier run of its schedule is live: skip it (the default), or run both.
+    # An occurrence that is due while an earlier run of its schedule is live: skip it (the default); let one wait for
+    # that run to end (`buffer_one`), or every one (`buffer_all`); ask that run to stop, and wait until it has
+    # (`cancel_other`); or run both (`allow_all`).
     overlap: Overlap
+    # Occurrences that are 60 s late or more, because no scheduler was there: run the latest (the default), all or none.
+    catch_up: CatchUp
+    # How late an occurrence may be and still be caught up: 0 s to 30 days. Default: 1 day.
+    catch_up_window: Seconds
     # How long a run that was asked to stop may take to do so: 0 to 1 h. Default: 30 s.
     cancel_grace: Seconds
     # What the target receives: a JSON object of at most 256 KiB. Schedules and triggers put theirs over it.
@@ -156,6 +170,10 @@ def set_policies(policies: job_pb2.Policies, what: str, options: PolicyOptions) 
     """Sets what the options name."""
     if "overlap" in options:
         policies.overlap = _choice(what, "overlap", options["overlap"], _OVERLAPS)
+    if "catch_up" in options:
+        policies.catch_up = catch_up_value(what, options["catch_up"])
+    if "catch_up_window" in options:
+        policies.catch_up_window.CopyFrom(_span(what, "catch_up_window", options["catch_up_window"], 0, 30 * _DAY))
     if "timeout" in options:
         policies.attempt_timeout.CopyFrom(_span(what, "timeout", options["timeout"], 1, 7 * _DAY))
     if "run_timeout" in options:
@@ -169,6 +187,12 @@ def set_policies(policies: job_pb2.Policies, what: str, options: PolicyOptions) 
         if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 99:
             raise ValueError(f"{what}: retries must be a whole number from 0 to 99, not {retries!r}")
         policies.retry.max_attempts = retries + 1
+
+
+def catch_up_value(what: str, choice: CatchUp) -> job_pb2.CatchUp.ValueType:
+    """The message's value. Raises ValueError."""
+    found: job_pb2.CatchUp.ValueType = _choice(what, "catch_up", choice, _CATCH_UPS)
+    return found
 
 
 def labels(what: str, given: Mapping[str, str]) -> Mapping[str, str]:
@@ -203,7 +227,8 @@ def _text(what: str, option: str, value: object, longest: int) -> str:
 
 def _choice(what: str, option: str, value: str, choices: Mapping[str, Any]) -> Any:
     if value not in choices:
-        raise ValueError(f"{what}: {option} must be {' or '.join(map(repr, choices))}, not {value!r}")
+        *others, last = map(repr, choices)
+        raise ValueError(f"{what}: {option} must be {', '.join(others)} or {last}, not {value!r}")
     return choices[value]
 
 

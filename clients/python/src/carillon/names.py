@@ -25,6 +25,11 @@ def run_name(run: str | uuid.UUID) -> str:
     return run if isinstance(run, str) and run.startswith("runs/") else f"runs/{run}"
 
 
+def tenant_name(tenant: str) -> str:
+    """`tenants/{tenant}`, also from the tenant's id."""
+    return tenant if tenant.startswith("tenants/") else f"tenants/{tenant}"
+
+
 def schedule_name(job: str, tenant: str, schedule: str) -> str:
     """A schedule's resource name; tenant `-` is the system."""
     return f"{job_name(job)}/tenants/{tenant}/schedules/{schedule}"

@@ -23,6 +23,8 @@ _PATHS = {
     "retry_delay": "policies.retry.delay",
     "overlap": "policies.overlap",
     "cancel_grace": "policies.cancel_grace",
+    "catch_up": "policies.catch_up",
+    "catch_up_window": "policies.catch_up_window",
     "config": "config",
 }
 
@@ -57,6 +59,14 @@ def schedule_and_mask(
         schedule.labels.update(labels("put_schedule", given_labels))
         mask.paths.append("labels")
     return schedule, mask
+
+
+def proposed_timing(timing: TimingOptions) -> job_pb2.Timing:
+    """A timing from the options that are named. Raises ValueError or TypeError with a sentence."""
+    _mask("preview_occurrences", timing)
+    proposed = job_pb2.Timing()
+    set_timing(proposed, "preview_occurrences", timing)
+    return proposed
 
 
 def _mask(what: str, options: Mapping[str, object]) -> field_mask_pb2.FieldMask:

@@ -25,6 +25,7 @@ C = TypeVar("C")
 Self = TypeVar("Self", bound="Caller[Any]")
 
 CALL_SECONDS = 30.0
+PAGE = 500
 
 
 class Stubs:

@@ -1,4 +1,5 @@
-"""Python values as the messages have them: JSON objects as `Struct`, seconds as `Duration`, instants as `Timestamp`."""
+"""Python values as the messages have them: JSON objects as `Struct`, seconds as `Duration`, instants as `Timestamp`,
+enums by their short names."""
 
 from __future__ import annotations
 
@@ -50,6 +51,23 @@ def to_timestamp(value: datetime, what: str) -> timestamp_pb2.Timestamp:
     timestamp = timestamp_pb2.Timestamp()
     timestamp.FromDatetime(value)
     return timestamp
+
+
+def set_range(request: Any, since: datetime | None, until: datetime | None) -> None:
+    """Sets `since` and `until` of a request, where they are given. Raises ValueError for one without a time zone."""
+    if since is not None:
+        request.since.CopyFrom(to_timestamp(since, "since"))
+    if until is not None:
+        request.until.CopyFrom(to_timestamp(until, "until"))
+
+
+def to_enum(kind: Any, prefix: str, name: str) -> Any:
+    """The value of an enum by its name without the prefix, such as `FAILED`. Raises ValueError with those there are."""
+    try:
+        return kind.Value(prefix + name.upper())
+    except ValueError:
+        known = ", ".join(value.removeprefix(prefix) for value in kind.keys()[1:])
+        raise ValueError(f"{name!r} is none of {known}") from None
 
 
 def _plain(value: struct_pb2.Value) -> Any:

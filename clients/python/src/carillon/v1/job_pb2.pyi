@@ -82,10 +82,26 @@ class _OverlapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overlap.Value
     """The occurrence is recorded as skipped. Choose it where a later run does the earlier one's work too."""
     OVERLAP_ALLOW_ALL: _Overlap.ValueType  # 2
     """The occurrence runs beside the earlier ones. Choose it where occurrences do not touch each other."""
+    OVERLAP_BUFFER_ONE: _Overlap.ValueType  # 3
+    """One occurrence waits for the earlier run to end; those that come due while one waits are recorded as skipped.
+    Choose it where work that came in during a run should not wait for the next occurrence.
+    """
+    OVERLAP_BUFFER_ALL: _Overlap.ValueType  # 4
+    """Every occurrence waits its turn, in order. Choose it where each occurrence has work of its own, and runs are
+    shorter than the distance between occurrences most of the time: what waits has no bound.
+    """
+    OVERLAP_CANCEL_OTHER: _Overlap.ValueType  # 5
+    """The earlier run is asked to stop, and the occurrence waits until it has ended. Of several that wait, the newest
+    stays. Choose it where only the newest result matters.
+    """
 
 class Overlap(_Overlap, metaclass=_OverlapEnumTypeWrapper):
     """What happens to an occurrence that comes due while an earlier run of the same schedule is live (pending, running,
-    or waiting for its next attempt).
+    or waiting for its next attempt). All but `OVERLAP_ALLOW_ALL` keep a schedule to one claimed run at a time.
+
+    Runs that were not owed at this moment (catch-up, backfill, repair, `RunSchedule`) always wait their turn, whatever
+    the policy; an occurrence that comes due while one of them runs waits too, ahead of them, and is neither skipped nor
+    does it cancel them.
     """
 
 OVERLAP_UNSPECIFIED: Overlap.ValueType  # 0
@@ -94,7 +110,53 @@ OVERLAP_SKIP: Overlap.ValueType  # 1
 """The occurrence is recorded as skipped. Choose it where a later run does the earlier one's work too."""
 OVERLAP_ALLOW_ALL: Overlap.ValueType  # 2
 """The occurrence runs beside the earlier ones. Choose it where occurrences do not touch each other."""
+OVERLAP_BUFFER_ONE: Overlap.ValueType  # 3
+"""One occurrence waits for the earlier run to end; those that come due while one waits are recorded as skipped.
+Choose it where work that came in during a run should not wait for the next occurrence.
+"""
+OVERLAP_BUFFER_ALL: Overlap.ValueType  # 4
+"""Every occurrence waits its turn, in order. Choose it where each occurrence has work of its own, and runs are
+shorter than the distance between occurrences most of the time: what waits has no bound.
+"""
+OVERLAP_CANCEL_OTHER: Overlap.ValueType  # 5
+"""The earlier run is asked to stop, and the occurrence waits until it has ended. Of several that wait, the newest
+stays. Choose it where only the newest result matters.
+"""
 Global___Overlap: _TypeAlias = Overlap  # noqa: Y015
+
+class _CatchUp:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CatchUpEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CatchUp.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CATCH_UP_UNSPECIFIED: _CatchUp.ValueType  # 0
+    """The default: `CATCH_UP_LATEST`."""
+    CATCH_UP_NONE: _CatchUp.ValueType  # 1
+    """None is run. Choose it where late is worse than never."""
+    CATCH_UP_LATEST: _CatchUp.ValueType  # 2
+    """The latest one is run, if it is within the window and no newer one is due on time. Choose it where one run does
+    the work of all that were missed.
+    """
+    CATCH_UP_ALL: _CatchUp.ValueType  # 3
+    """Each one within the window is run, the oldest first. Choose it where each occurrence has work of its own."""
+
+class CatchUp(_CatchUp, metaclass=_CatchUpEnumTypeWrapper):
+    """What happens to occurrences that are 60 s late or more, because no scheduler was there. Those that are not run are
+    recorded as missed. An occurrence less late than that is on time.
+    """
+
+CATCH_UP_UNSPECIFIED: CatchUp.ValueType  # 0
+"""The default: `CATCH_UP_LATEST`."""
+CATCH_UP_NONE: CatchUp.ValueType  # 1
+"""None is run. Choose it where late is worse than never."""
+CATCH_UP_LATEST: CatchUp.ValueType  # 2
+"""The latest one is run, if it is within the window and no newer one is due on time. Choose it where one run does
+the work of all that were missed.
+"""
+CATCH_UP_ALL: CatchUp.ValueType  # 3
+"""Each one within the window is run, the oldest first. Choose it where each occurrence has work of its own."""
+Global___CatchUp: _TypeAlias = CatchUp  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -452,8 +514,12 @@ class Policies(_message.Message):
     RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     CANCEL_GRACE_FIELD_NUMBER: _builtins.int
+    CATCH_UP_FIELD_NUMBER: _builtins.int
+    CATCH_UP_WINDOW_FIELD_NUMBER: _builtins.int
     overlap: Global___Overlap.ValueType
     """What happens to an occurrence while an earlier run of its schedule is live. Default: `OVERLAP_SKIP`."""
+    catch_up: Global___CatchUp.ValueType
+    """What happens to occurrences that nobody was there to run in time. Default: `CATCH_UP_LATEST`."""
     @_builtins.property
     def attempt_timeout(self) -> _duration_pb2.Duration:
         """How long one attempt may take, from 1 s to 7 days. Default: 1 h."""
@@ -472,6 +538,10 @@ class Policies(_message.Message):
     def cancel_grace(self) -> _duration_pb2.Duration:
         """How long a run that was asked to stop may take to do so. 0 to 1 h. Default: 30 s."""
 
+    @_builtins.property
+    def catch_up_window(self) -> _duration_pb2.Duration:
+        """How late an occurrence may be and still be caught up, from 0 s to 30 days. Default: 1 day."""
+
     def __init__(
         self,
         *,
@@ -480,13 +550,20 @@ class Policies(_message.Message):
         run_timeout: _duration_pb2.Duration | None = ...,
         retry: Global___RetryPolicy | None = ...,
         cancel_grace: _duration_pb2.Duration | None = ...,
+        catch_up: Global___CatchUp.ValueType | None = ...,
+        catch_up_window: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlap", b"_overlap", "attempt_timeout", b"attempt_timeout", "cancel_grace", b"cancel_grace", "overlap", b"overlap", "retry", b"retry", "run_timeout", b"run_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_catch_up", b"_catch_up", "_overlap", b"_overlap", "attempt_timeout", b"attempt_timeout", "cancel_grace", b"cancel_grace", "catch_up", b"catch_up", "catch_up_window", b"catch_up_window", "overlap", b"overlap", "retry", b"retry", "run_timeout", b"run_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlap", b"_overlap", "attempt_timeout", b"attempt_timeout", "cancel_grace", b"cancel_grace", "overlap", b"overlap", "retry", b"retry", "run_timeout", b"run_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_catch_up", b"_catch_up", "_overlap", b"_overlap", "attempt_timeout", b"attempt_timeout", "cancel_grace", b"cancel_grace", "catch_up", b"catch_up", "catch_up_window", b"catch_up_window", "overlap", b"overlap", "retry", b"retry", "run_timeout", b"run_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__catch_up: _TypeAlias = _typing.Literal["catch_up"]  # noqa: Y015
+    _WhichOneofArgType__catch_up: _TypeAlias = _typing.Literal["_catch_up", b"_catch_up"]  # noqa: Y015
     _WhichOneofReturnType__overlap: _TypeAlias = _typing.Literal["overlap"]  # noqa: Y015
     _WhichOneofArgType__overlap: _TypeAlias = _typing.Literal["_overlap", b"_overlap"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__catch_up) -> _WhichOneofReturnType__catch_up | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap) -> _WhichOneofReturnType__overlap | None: ...
 
 Global___Policies: _TypeAlias = Policies  # noqa: Y015

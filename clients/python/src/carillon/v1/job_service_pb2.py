@@ -22,15 +22,17 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from carillon.v1 import backfill_pb2 as carillon_dot_v1_dot_backfill__pb2
 from carillon.v1 import job_pb2 as carillon_dot_v1_dot_job__pb2
 from carillon.v1 import run_pb2 as carillon_dot_v1_dot_run__pb2
+from carillon.v1 import schedule_pb2 as carillon_dot_v1_dot_schedule__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61rillon/v1/job_service.proto\x12\x0b\x63\x61rillon.v1\x1a\x15\x63\x61rillon/v1/job.proto\x1a\x15\x63\x61rillon/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"\xc8\x01\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x38\n\x06labels\x18\x02 \x03(\x0b\x32(.carillon.v1.ListJobsRequest.LabelsEntry\x12\x15\n\rshow_archived\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.carillon.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x10UpdateJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\toverrides\x18\x02 \x01(\x0b\x32\x19.carillon.v1.JobOverrides\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"2\n\x11UpdateJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"R\n\x18ResetJobOverridesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\":\n\x19ResetJobOverridesResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"\x1f\n\x0fPauseJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10PauseJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\" \n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"2\n\x11ResumeJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"\x8a\x02\n\x11TriggerJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07payload\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07tenants\x18\x03 \x03(\t\x12\x0c\n\x04test\x18\x04 \x01(\x08\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x0f\n\x07run_key\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12:\n\x06labels\x18\x08 \x03(\x0b\x32*.carillon.v1.TriggerJobRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x12TriggerJobResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.carillon.v1.Run\"x\n\x12GetJobStatsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcf\x02\n\x13GetJobStatsResponse\x12\x11\n\tcompleted\x18\x01 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x03\x12\x11\n\tcancelled\x18\x03 \x01(\x03\x12\x0f\n\x07skipped\x18\x04 \x01(\x03\x12\x33\n\x10\x61verage_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10longest_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05items\x18\x07 \x01(\x0b\x32\x17.carillon.v1.ItemCounts\x12\x34\n\x10last_finish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\nlast_state\x18\t \x01(\x0e\x32\x15.carillon.v1.RunState2\xfe\x04\n\nJobService\x12\x41\n\x06GetJob\x12\x1a.carillon.v1.GetJobRequest\x1a\x1b.carillon.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.carillon.v1.ListJobsRequest\x1a\x1d.carillon.v1.ListJobsResponse\x12J\n\tUpdateJob\x12\x1d.carillon.v1.UpdateJobRequest\x1a\x1e.carillon.v1.UpdateJobResponse\x12\x62\n\x11ResetJobOverrides\x12%.carillon.v1.ResetJobOverridesRequest\x1a&.carillon.v1.ResetJobOverridesResponse\x12G\n\x08PauseJob\x12\x1c.carillon.v1.PauseJobRequest\x1a\x1d.carillon.v1.PauseJobResponse\x12J\n\tResumeJob\x12\x1d.carillon.v1.ResumeJobRequest\x1a\x1e.carillon.v1.ResumeJobResponse\x12M\n\nTriggerJob\x12\x1e.carillon.v1.TriggerJobRequest\x1a\x1f.carillon.v1.TriggerJobResponse\x12P\n\x0bGetJobStats\x12\x1f.carillon.v1.GetJobStatsRequest\x1a .carillon.v1.GetJobStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61rillon/v1/job_service.proto\x12\x0b\x63\x61rillon.v1\x1a\x1a\x63\x61rillon/v1/backfill.proto\x1a\x15\x63\x61rillon/v1/job.proto\x1a\x15\x63\x61rillon/v1/run.proto\x1a\x1a\x63\x61rillon/v1/schedule.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"\xc8\x01\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x38\n\x06labels\x18\x02 \x03(\x0b\x32(.carillon.v1.ListJobsRequest.LabelsEntry\x12\x15\n\rshow_archived\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.carillon.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x10UpdateJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\toverrides\x18\x02 \x01(\x0b\x32\x19.carillon.v1.JobOverrides\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"2\n\x11UpdateJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"R\n\x18ResetJobOverridesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\":\n\x19ResetJobOverridesResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"\x1f\n\x0fPauseJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10PauseJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\"_\n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08\x63\x61tch_up\x18\x02 \x01(\x0e\x32\x14.carillon.v1.CatchUp\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"^\n\x11ResumeJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Job\x12*\n\x08\x63\x61tch_up\x18\x02 \x01(\x0b\x32\x18.carillon.v1.CatchUpPlan\"\x8a\x02\n\x11TriggerJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07payload\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07tenants\x18\x03 \x03(\t\x12\x0c\n\x04test\x18\x04 \x01(\x08\x12\x0e\n\x06origin\x18\x05 \x01(\t\x12\x0f\n\x07run_key\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12:\n\x06labels\x18\x08 \x03(\x0b\x32*.carillon.v1.TriggerJobRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x12TriggerJobResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.carillon.v1.Run\"x\n\x12GetJobStatsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcf\x02\n\x13GetJobStatsResponse\x12\x11\n\tcompleted\x18\x01 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x03\x12\x11\n\tcancelled\x18\x03 \x01(\x03\x12\x0f\n\x07skipped\x18\x04 \x01(\x03\x12\x33\n\x10\x61verage_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10longest_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05items\x18\x07 \x01(\x0b\x32\x17.carillon.v1.ItemCounts\x12\x34\n\x10last_finish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\nlast_state\x18\t \x01(\x0e\x32\x15.carillon.v1.RunState\"\xef\x01\n\x12\x42\x61\x63kfillJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12\x10\n\x08schedule\x18\x05 \x01(\t\x12(\n\x07payload\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\">\n\x13\x42\x61\x63kfillJobResponse\x12\'\n\x08\x62\x61\x63kfill\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Backfill\"\"\n\x12GetBackfillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetBackfillResponse\x12\'\n\x08\x62\x61\x63kfill\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Backfill\"M\n\x14ListBackfillsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x15ListBackfillsResponse\x12(\n\tbackfills\x18\x01 \x03(\x0b\x32\x15.carillon.v1.Backfill\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x15\x43\x61ncelBackfillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x16\x43\x61ncelBackfillResponse\x12\'\n\x08\x62\x61\x63kfill\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Backfill2\xd5\x07\n\nJobService\x12\x41\n\x06GetJob\x12\x1a.carillon.v1.GetJobRequest\x1a\x1b.carillon.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.carillon.v1.ListJobsRequest\x1a\x1d.carillon.v1.ListJobsResponse\x12J\n\tUpdateJob\x12\x1d.carillon.v1.UpdateJobRequest\x1a\x1e.carillon.v1.UpdateJobResponse\x12\x62\n\x11ResetJobOverrides\x12%.carillon.v1.ResetJobOverridesRequest\x1a&.carillon.v1.ResetJobOverridesResponse\x12G\n\x08PauseJob\x12\x1c.carillon.v1.PauseJobRequest\x1a\x1d.carillon.v1.PauseJobResponse\x12J\n\tResumeJob\x12\x1d.carillon.v1.ResumeJobRequest\x1a\x1e.carillon.v1.ResumeJobResponse\x12M\n\nTriggerJob\x12\x1e.carillon.v1.TriggerJobRequest\x1a\x1f.carillon.v1.TriggerJobResponse\x12P\n\x0b\x42\x61\x63kfillJob\x12\x1f.carillon.v1.BackfillJobRequest\x1a .carillon.v1.BackfillJobResponse\x12P\n\x0bGetBackfill\x12\x1f.carillon.v1.GetBackfillRequest\x1a .carillon.v1.GetBackfillResponse\x12V\n\rListBackfills\x12!.carillon.v1.ListBackfillsRequest\x1a\".carillon.v1.ListBackfillsResponse\x12Y\n\x0e\x43\x61ncelBackfill\x12\".carillon.v1.CancelBackfillRequest\x1a#.carillon.v1.CancelBackfillResponse\x12P\n\x0bGetJobStats\x12\x1f.carillon.v1.GetJobStatsRequest\x1a .carillon.v1.GetJobStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,42 +43,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TRIGGERJOBREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_TRIGGERJOBREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_GETJOBREQUEST']._serialized_start=221
-  _globals['_GETJOBREQUEST']._serialized_end=250
-  _globals['_GETJOBRESPONSE']._serialized_start=252
-  _globals['_GETJOBRESPONSE']._serialized_end=299
-  _globals['_LISTJOBSREQUEST']._serialized_start=302
-  _globals['_LISTJOBSREQUEST']._serialized_end=502
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=457
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=502
-  _globals['_LISTJOBSRESPONSE']._serialized_start=504
-  _globals['_LISTJOBSRESPONSE']._serialized_end=579
-  _globals['_UPDATEJOBREQUEST']._serialized_start=581
-  _globals['_UPDATEJOBREQUEST']._serialized_end=708
-  _globals['_UPDATEJOBRESPONSE']._serialized_start=710
-  _globals['_UPDATEJOBRESPONSE']._serialized_end=760
-  _globals['_RESETJOBOVERRIDESREQUEST']._serialized_start=762
-  _globals['_RESETJOBOVERRIDESREQUEST']._serialized_end=844
-  _globals['_RESETJOBOVERRIDESRESPONSE']._serialized_start=846
-  _globals['_RESETJOBOVERRIDESRESPONSE']._serialized_end=904
-  _globals['_PAUSEJOBREQUEST']._serialized_start=906
-  _globals['_PAUSEJOBREQUEST']._serialized_end=937
-  _globals['_PAUSEJOBRESPONSE']._serialized_start=939
-  _globals['_PAUSEJOBRESPONSE']._serialized_end=988
-  _globals['_RESUMEJOBREQUEST']._serialized_start=990
-  _globals['_RESUMEJOBREQUEST']._serialized_end=1022
-  _globals['_RESUMEJOBRESPONSE']._serialized_start=1024
-  _globals['_RESUMEJOBRESPONSE']._serialized_end=1074
-  _globals['_TRIGGERJOBREQUEST']._serialized_start=1077
-  _globals['_TRIGGERJOBREQUEST']._serialized_end=1343
-  _globals['_TRIGGERJOBREQUEST_LABELSENTRY']._serialized_start=457
-  _globals['_TRIGGERJOBREQUEST_LABELSENTRY']._serialized_end=502
-  _globals['_TRIGGERJOBRESPONSE']._serialized_start=1345
-  _globals['_TRIGGERJOBRESPONSE']._serialized_end=1397
-  _globals['_GETJOBSTATSREQUEST']._serialized_start=1399
-  _globals['_GETJOBSTATSREQUEST']._serialized_end=1519
-  _globals['_GETJOBSTATSRESPONSE']._serialized_start=1522
-  _globals['_GETJOBSTATSRESPONSE']._serialized_end=1857
-  _globals['_JOBSERVICE']._serialized_start=1860
-  _globals['_JOBSERVICE']._serialized_end=2498
+  _globals['_GETJOBREQUEST']._serialized_start=277
+  _globals['_GETJOBREQUEST']._serialized_end=306
+  _globals['_GETJOBRESPONSE']._serialized_start=308
+  _globals['_GETJOBRESPONSE']._serialized_end=355
+  _globals['_LISTJOBSREQUEST']._serialized_start=358
+  _globals['_LISTJOBSREQUEST']._serialized_end=558
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=513
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=558
+  _globals['_LISTJOBSRESPONSE']._serialized_start=560
+  _globals['_LISTJOBSRESPONSE']._serialized_end=635
+  _globals['_UPDATEJOBREQUEST']._serialized_start=637
+  _globals['_UPDATEJOBREQUEST']._serialized_end=764
+  _globals['_UPDATEJOBRESPONSE']._serialized_start=766
+  _globals['_UPDATEJOBRESPONSE']._serialized_end=816
+  _globals['_RESETJOBOVERRIDESREQUEST']._serialized_start=818
+  _globals['_RESETJOBOVERRIDESREQUEST']._serialized_end=900
+  _globals['_RESETJOBOVERRIDESRESPONSE']._serialized_start=902
+  _globals['_RESETJOBOVERRIDESRESPONSE']._serialized_end=960
+  _globals['_PAUSEJOBREQUEST']._serialized_start=962
+  _globals['_PAUSEJOBREQUEST']._serialized_end=993
+  _globals['_PAUSEJOBRESPONSE']._serialized_start=995
+  _globals['_PAUSEJOBRESPONSE']._serialized_end=1044
+  _globals['_RESUMEJOBREQUEST']._serialized_start=1046
+  _globals['_RESUMEJOBREQUEST']._serialized_end=1141
+  _globals['_RESUMEJOBRESPONSE']._serialized_start=1143
+  _globals['_RESUMEJOBRESPONSE']._serialized_end=1237
+  _globals['_TRIGGERJOBREQUEST']._serialized_start=1240
+  _globals['_TRIGGERJOBREQUEST']._serialized_end=1506
+  _globals['_TRIGGERJOBREQUEST_LABELSENTRY']._serialized_start=513
+  _globals['_TRIGGERJOBREQUEST_LABELSENTRY']._serialized_end=558
+  _globals['_TRIGGERJOBRESPONSE']._serialized_start=1508
+  _globals['_TRIGGERJOBRESPONSE']._serialized_end=1560
+  _globals['_GETJOBSTATSREQUEST']._serialized_start=1562
+  _globals['_GETJOBSTATSREQUEST']._serialized_end=1682
+  _globals['_GETJOBSTATSRESPONSE']._serialized_start=1685
+  _globals['_GETJOBSTATSRESPONSE']._serialized_end=2020
+  _globals['_BACKFILLJOBREQUEST']._serialized_start=2023
+  _globals['_BACKFILLJOBREQUEST']._serialized_end=2262
+  _globals['_BACKFILLJOBRESPONSE']._serialized_start=2264
+  _globals['_BACKFILLJOBRESPONSE']._serialized_end=2326
+  _globals['_GETBACKFILLREQUEST']._serialized_start=2328
+  _globals['_GETBACKFILLREQUEST']._serialized_end=2362
+  _globals['_GETBACKFILLRESPONSE']._serialized_start=2364
+  _globals['_GETBACKFILLRESPONSE']._serialized_end=2426
+  _globals['_LISTBACKFILLSREQUEST']._serialized_start=2428
+  _globals['_LISTBACKFILLSREQUEST']._serialized_end=2505
+  _globals['_LISTBACKFILLSRESPONSE']._serialized_start=2507
+  _globals['_LISTBACKFILLSRESPONSE']._serialized_end=2597
+  _globals['_CANCELBACKFILLREQUEST']._serialized_start=2599
+  _globals['_CANCELBACKFILLREQUEST']._serialized_end=2652
+  _globals['_CANCELBACKFILLRESPONSE']._serialized_start=2654
+  _globals['_CANCELBACKFILLRESPONSE']._serialized_end=2719
+  _globals['_JOBSERVICE']._serialized_start=2722
+  _globals['_JOBSERVICE']._serialized_end=3703
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,26 @@ class JobServiceStub(object):
                 request_serializer=carillon_dot_v1_dot_job__service__pb2.TriggerJobRequest.SerializeToString,
                 response_deserializer=carillon_dot_v1_dot_job__service__pb2.TriggerJobResponse.FromString,
                 _registered_method=True)
+        self.BackfillJob = channel.unary_unary(
+                '/carillon.v1.JobService/BackfillJob',
+                request_serializer=carillon_dot_v1_dot_job__service__pb2.BackfillJobRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_job__service__pb2.BackfillJobResponse.FromString,
+                _registered_method=True)
+        self.GetBackfill = channel.unary_unary(
+                '/carillon.v1.JobService/GetBackfill',
+                request_serializer=carillon_dot_v1_dot_job__service__pb2.GetBackfillRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_job__service__pb2.GetBackfillResponse.FromString,
+                _registered_method=True)
+        self.ListBackfills = channel.unary_unary(
+                '/carillon.v1.JobService/ListBackfills',
+                request_serializer=carillon_dot_v1_dot_job__service__pb2.ListBackfillsRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_job__service__pb2.ListBackfillsResponse.FromString,
+                _registered_method=True)
+        self.CancelBackfill = channel.unary_unary(
+                '/carillon.v1.JobService/CancelBackfill',
+                request_serializer=carillon_dot_v1_dot_job__service__pb2.CancelBackfillRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_job__service__pb2.CancelBackfillResponse.FromString,
+                _registered_method=True)
         self.GetJobStats = channel.unary_unary(
                 '/carillon.v1.JobService/GetJobStats',
                 request_serializer=carillon_dot_v1_dot_job__service__pb2.GetJobStatsRequest.SerializeToString,
@@ -124,7 +144,10 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeJob(self, request, context):
-        """Lets a paused job go on. It owes nothing for the time it was paused. Resuming twice changes nothing.
+        """Lets a paused job go on. Its schedules owe nothing for the time it was paused, unless `catch_up` asks for it; with
+        `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`; more than 10,000 runs to catch up).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +158,42 @@ class JobServiceServicer(object):
 
         Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `ALREADY_EXISTS` (`RUN_KEY_TAKEN`; metadata `run` names the run),
         `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BackfillJob(self, request, context):
+        """Runs what a job's schedules owed, or would have owed, in a range of the past: each occurrence of the timing that
+        was in force then becomes a run of source `BACKFILL`, unless a run or an earlier backfill completed it, or is at
+        it. So the same range twice makes nothing the second time. The runs take their turn as the job's overlap says, after
+        what is due now. With `validate_only` it counts, and makes nothing.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT` (also for more than 10,000 runs, or 64 MiB of payload for all of them
+        together: take a shorter range), `FAILED_PRECONDITION` (`JOB_ARCHIVED`), `UNAVAILABLE` (a schedule was changed at
+        that moment: try again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBackfill(self, request, context):
+        """Reads one backfill: how many runs it has, and how far they are. Errors: `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBackfills(self, request, context):
+        """Lists a job's backfills, the newest first. A page ends early rather than count more than 100,000 runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelBackfill(self, request, context):
+        """Cancels those runs of a backfill that have not ended, as `RunService.CancelRun` does. Cancelling twice changes
+        nothing. Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +243,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.TriggerJob,
                     request_deserializer=carillon_dot_v1_dot_job__service__pb2.TriggerJobRequest.FromString,
                     response_serializer=carillon_dot_v1_dot_job__service__pb2.TriggerJobResponse.SerializeToString,
+            ),
+            'BackfillJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.BackfillJob,
+                    request_deserializer=carillon_dot_v1_dot_job__service__pb2.BackfillJobRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_job__service__pb2.BackfillJobResponse.SerializeToString,
+            ),
+            'GetBackfill': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBackfill,
+                    request_deserializer=carillon_dot_v1_dot_job__service__pb2.GetBackfillRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_job__service__pb2.GetBackfillResponse.SerializeToString,
+            ),
+            'ListBackfills': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBackfills,
+                    request_deserializer=carillon_dot_v1_dot_job__service__pb2.ListBackfillsRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_job__service__pb2.ListBackfillsResponse.SerializeToString,
+            ),
+            'CancelBackfill': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBackfill,
+                    request_deserializer=carillon_dot_v1_dot_job__service__pb2.CancelBackfillRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_job__service__pb2.CancelBackfillResponse.SerializeToString,
             ),
             'GetJobStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJobStats,
@@ -382,6 +461,114 @@ class JobService(object):
             '/carillon.v1.JobService/TriggerJob',
             carillon_dot_v1_dot_job__service__pb2.TriggerJobRequest.SerializeToString,
             carillon_dot_v1_dot_job__service__pb2.TriggerJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackfillJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.JobService/BackfillJob',
+            carillon_dot_v1_dot_job__service__pb2.BackfillJobRequest.SerializeToString,
+            carillon_dot_v1_dot_job__service__pb2.BackfillJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBackfill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.JobService/GetBackfill',
+            carillon_dot_v1_dot_job__service__pb2.GetBackfillRequest.SerializeToString,
+            carillon_dot_v1_dot_job__service__pb2.GetBackfillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBackfills(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.JobService/ListBackfills',
+            carillon_dot_v1_dot_job__service__pb2.ListBackfillsRequest.SerializeToString,
+            carillon_dot_v1_dot_job__service__pb2.ListBackfillsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelBackfill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.JobService/CancelBackfill',
+            carillon_dot_v1_dot_job__service__pb2.CancelBackfillRequest.SerializeToString,
+            carillon_dot_v1_dot_job__service__pb2.CancelBackfillResponse.FromString,
             options,
             channel_credentials,
             insecure,

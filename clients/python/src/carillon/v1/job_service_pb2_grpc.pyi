@@ -53,12 +53,34 @@ class JobServiceStub:
     PauseJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_service_pb2.PauseJobResponse]
     """Holds a job: none of its schedules owes anything from now on. Live runs go on. Pausing twice changes nothing."""
     ResumeJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_service_pb2.ResumeJobResponse]
-    """Lets a paused job go on. It owes nothing for the time it was paused. Resuming twice changes nothing."""
+    """Lets a paused job go on. Its schedules owe nothing for the time it was paused, unless `catch_up` asks for it; with
+    `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`; more than 10,000 runs to catch up).
+    """
     TriggerJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.TriggerJobRequest, _job_service_pb2.TriggerJobResponse]
     """Runs a job now: one run, or one for each tenant. Runs by hand belong to no schedule and do not count for overlap.
 
     Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `ALREADY_EXISTS` (`RUN_KEY_TAKEN`; metadata `run` names the run),
     `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+    """
+    BackfillJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.BackfillJobRequest, _job_service_pb2.BackfillJobResponse]
+    """Runs what a job's schedules owed, or would have owed, in a range of the past: each occurrence of the timing that
+    was in force then becomes a run of source `BACKFILL`, unless a run or an earlier backfill completed it, or is at
+    it. So the same range twice makes nothing the second time. The runs take their turn as the job's overlap says, after
+    what is due now. With `validate_only` it counts, and makes nothing.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT` (also for more than 10,000 runs, or 64 MiB of payload for all of them
+    together: take a shorter range), `FAILED_PRECONDITION` (`JOB_ARCHIVED`), `UNAVAILABLE` (a schedule was changed at
+    that moment: try again).
+    """
+    GetBackfill: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetBackfillRequest, _job_service_pb2.GetBackfillResponse]
+    """Reads one backfill: how many runs it has, and how far they are. Errors: `NOT_FOUND`."""
+    ListBackfills: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListBackfillsRequest, _job_service_pb2.ListBackfillsResponse]
+    """Lists a job's backfills, the newest first. A page ends early rather than count more than 100,000 runs."""
+    CancelBackfill: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelBackfillRequest, _job_service_pb2.CancelBackfillResponse]
+    """Cancels those runs of a backfill that have not ended, as `RunService.CancelRun` does. Cancelling twice changes
+    nothing. Errors: `NOT_FOUND`.
     """
     GetJobStats: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetJobStatsRequest, _job_service_pb2.GetJobStatsResponse]
     """Counts a job's ended runs in a window, without test runs."""
@@ -88,12 +110,34 @@ class JobServiceAsyncStub(JobServiceStub):
     PauseJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_service_pb2.PauseJobResponse]  # type: ignore[assignment]
     """Holds a job: none of its schedules owes anything from now on. Live runs go on. Pausing twice changes nothing."""
     ResumeJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_service_pb2.ResumeJobResponse]  # type: ignore[assignment]
-    """Lets a paused job go on. It owes nothing for the time it was paused. Resuming twice changes nothing."""
+    """Lets a paused job go on. Its schedules owe nothing for the time it was paused, unless `catch_up` asks for it; with
+    `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`; more than 10,000 runs to catch up).
+    """
     TriggerJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.TriggerJobRequest, _job_service_pb2.TriggerJobResponse]  # type: ignore[assignment]
     """Runs a job now: one run, or one for each tenant. Runs by hand belong to no schedule and do not count for overlap.
 
     Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `ALREADY_EXISTS` (`RUN_KEY_TAKEN`; metadata `run` names the run),
     `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+    """
+    BackfillJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.BackfillJobRequest, _job_service_pb2.BackfillJobResponse]  # type: ignore[assignment]
+    """Runs what a job's schedules owed, or would have owed, in a range of the past: each occurrence of the timing that
+    was in force then becomes a run of source `BACKFILL`, unless a run or an earlier backfill completed it, or is at
+    it. So the same range twice makes nothing the second time. The runs take their turn as the job's overlap says, after
+    what is due now. With `validate_only` it counts, and makes nothing.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT` (also for more than 10,000 runs, or 64 MiB of payload for all of them
+    together: take a shorter range), `FAILED_PRECONDITION` (`JOB_ARCHIVED`), `UNAVAILABLE` (a schedule was changed at
+    that moment: try again).
+    """
+    GetBackfill: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetBackfillRequest, _job_service_pb2.GetBackfillResponse]  # type: ignore[assignment]
+    """Reads one backfill: how many runs it has, and how far they are. Errors: `NOT_FOUND`."""
+    ListBackfills: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListBackfillsRequest, _job_service_pb2.ListBackfillsResponse]  # type: ignore[assignment]
+    """Lists a job's backfills, the newest first. A page ends early rather than count more than 100,000 runs."""
+    CancelBackfill: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelBackfillRequest, _job_service_pb2.CancelBackfillResponse]  # type: ignore[assignment]
+    """Cancels those runs of a backfill that have not ended, as `RunService.CancelRun` does. Cancelling twice changes
+    nothing. Errors: `NOT_FOUND`.
     """
     GetJobStats: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobStatsRequest, _job_service_pb2.GetJobStatsResponse]  # type: ignore[assignment]
     """Counts a job's ended runs in a window, without test runs."""
@@ -156,7 +200,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ResumeJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.ResumeJobResponse, _abc.Awaitable[_job_service_pb2.ResumeJobResponse]]:
-        """Lets a paused job go on. It owes nothing for the time it was paused. Resuming twice changes nothing."""
+        """Lets a paused job go on. Its schedules owe nothing for the time it was paused, unless `catch_up` asks for it; with
+        `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`; more than 10,000 runs to catch up).
+        """
 
     @_abc_1.abstractmethod
     def TriggerJob(
@@ -168,6 +216,48 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `ALREADY_EXISTS` (`RUN_KEY_TAKEN`; metadata `run` names the run),
         `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+        """
+
+    @_abc_1.abstractmethod
+    def BackfillJob(
+        self,
+        request: _job_service_pb2.BackfillJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.BackfillJobResponse, _abc.Awaitable[_job_service_pb2.BackfillJobResponse]]:
+        """Runs what a job's schedules owed, or would have owed, in a range of the past: each occurrence of the timing that
+        was in force then becomes a run of source `BACKFILL`, unless a run or an earlier backfill completed it, or is at
+        it. So the same range twice makes nothing the second time. The runs take their turn as the job's overlap says, after
+        what is due now. With `validate_only` it counts, and makes nothing.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT` (also for more than 10,000 runs, or 64 MiB of payload for all of them
+        together: take a shorter range), `FAILED_PRECONDITION` (`JOB_ARCHIVED`), `UNAVAILABLE` (a schedule was changed at
+        that moment: try again).
+        """
+
+    @_abc_1.abstractmethod
+    def GetBackfill(
+        self,
+        request: _job_service_pb2.GetBackfillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.GetBackfillResponse, _abc.Awaitable[_job_service_pb2.GetBackfillResponse]]:
+        """Reads one backfill: how many runs it has, and how far they are. Errors: `NOT_FOUND`."""
+
+    @_abc_1.abstractmethod
+    def ListBackfills(
+        self,
+        request: _job_service_pb2.ListBackfillsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListBackfillsResponse, _abc.Awaitable[_job_service_pb2.ListBackfillsResponse]]:
+        """Lists a job's backfills, the newest first. A page ends early rather than count more than 100,000 runs."""
+
+    @_abc_1.abstractmethod
+    def CancelBackfill(
+        self,
+        request: _job_service_pb2.CancelBackfillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.CancelBackfillResponse, _abc.Awaitable[_job_service_pb2.CancelBackfillResponse]]:
+        """Cancels those runs of a backfill that have not ended, as `RunService.CancelRun` does. Cancelling twice changes
+        nothing. Errors: `NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod

@@ -162,6 +162,7 @@ class Run(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     CANCEL_REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: `runs/{run}`; the run's id is a UUID (RFC 9562): version 8 for scheduled runs (made of the nominal
     instant and the schedule), version 7 for the others. Ids sort by time.
@@ -192,6 +193,8 @@ class Run(_message.Message):
     """How many attempts it has in all."""
     worker: _builtins.str
     """The worker that holds it, or that ended it."""
+    blocked: _builtins.bool
+    """True while it is pending because an earlier run of its schedule has to end first."""
     @_builtins.property
     def scheduled_time(self) -> _timestamp_pb2.Timestamp:
         """The nominal instant that it is for. For runs by hand: when it was made."""
@@ -279,10 +282,11 @@ class Run(_message.Message):
         error: Global___RunError | None = ...,
         worker: _builtins.str = ...,
         cancel_request_time: _timestamp_pb2.Timestamp | None = ...,
+        blocked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "metadata", b"metadata", "metrics", b"metrics", "payload", b"payload", "progress", b"progress", "run_after", b"run_after", "scheduled_time", b"scheduled_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "job", b"job", "labels", b"labels", "max_attempts", b"max_attempts", "metadata", b"metadata", "metrics", b"metrics", "name", b"name", "origin", b"origin", "payload", b"payload", "progress", b"progress", "run_after", b"run_after", "schedule", b"schedule", "schedule_revision", b"schedule_revision", "scheduled_local_time", b"scheduled_local_time", "scheduled_time", b"scheduled_time", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "time_zone", b"time_zone", "trigger_source", b"trigger_source", "triggered_by", b"triggered_by", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "job", b"job", "labels", b"labels", "max_attempts", b"max_attempts", "metadata", b"metadata", "metrics", b"metrics", "name", b"name", "origin", b"origin", "payload", b"payload", "progress", b"progress", "run_after", b"run_after", "schedule", b"schedule", "schedule_revision", b"schedule_revision", "scheduled_local_time", b"scheduled_local_time", "scheduled_time", b"scheduled_time", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "time_zone", b"time_zone", "trigger_source", b"trigger_source", "triggered_by", b"triggered_by", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

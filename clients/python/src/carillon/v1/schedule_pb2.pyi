@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Transition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TransitionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRANSITION_UNSPECIFIED: _Transition.ValueType  # 0
+    """Nothing."""
+    TRANSITION_SHIFTED: _Transition.ValueType  # 1
+    """Its local time does not exist on that day; it is owed at the first instant after the gap."""
+    TRANSITION_FIRST_OF_TWO: _Transition.ValueType  # 2
+    """Its local time comes twice; this is the first of the two."""
+    TRANSITION_SECOND_OF_TWO: _Transition.ValueType  # 3
+    """Its local time comes twice; this is the second of the two."""
+    TRANSITION_OFFSET_CHANGED: _Transition.ValueType  # 4
+    """The zone's offset is another one than at the occurrence before: the same local time, another time in UTC."""
+
+class Transition(_Transition, metaclass=_TransitionEnumTypeWrapper):
+    """What a clock change does to an occurrence."""
+
+TRANSITION_UNSPECIFIED: Transition.ValueType  # 0
+"""Nothing."""
+TRANSITION_SHIFTED: Transition.ValueType  # 1
+"""Its local time does not exist on that day; it is owed at the first instant after the gap."""
+TRANSITION_FIRST_OF_TWO: Transition.ValueType  # 2
+"""Its local time comes twice; this is the first of the two."""
+TRANSITION_SECOND_OF_TWO: Transition.ValueType  # 3
+"""Its local time comes twice; this is the second of the two."""
+TRANSITION_OFFSET_CHANGED: Transition.ValueType  # 4
+"""The zone's offset is another one than at the occurrence before: the same local time, another time in UTC."""
+Global___Transition: _TypeAlias = Transition  # noqa: Y015
 
 @_typing.final
 class Schedule(_message.Message):
@@ -62,6 +95,8 @@ class Schedule(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATED_BY_FIELD_NUMBER: _builtins.int
     EFFECTIVE_TIMING_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: `services/{service}/jobs/{job}/tenants/{tenant}/schedules/{schedule}`. Tenant `-` is the system; a
     job's own schedule, made from its manifest, is `default` there.
@@ -80,6 +115,10 @@ class Schedule(_message.Message):
     """Output only: by whom, such as `user:u_42`."""
     updated_by: _builtins.str
     """Output only: by whom."""
+    stored: _builtins.bool
+    """Output only: whether it is stored. False only for the default that `ListSchedules` and `GetSchedule` show for a
+    tenant that has no schedule for a job that allows some: disabled, with the job's timing. `PutSchedule` stores it.
+    """
     @_builtins.property
     def timing(self) -> _job_pb2.Timing:
         """When it is due. Fields that are not set fall back to the job's."""
@@ -106,7 +145,11 @@ class Schedule(_message.Message):
 
     @_builtins.property
     def effective_timing(self) -> _job_pb2.Timing:
-        """Output only: `timing` with what falls back to the job and every default filled in."""
+        """Output only: `timing` with what falls back to the tenant, the job and every default filled in."""
+
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was paused. Unset while it is not."""
 
     def __init__(
         self,
@@ -126,11 +169,139 @@ class Schedule(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         updated_by: _builtins.str = ...,
         effective_timing: _job_pb2.Timing | None = ...,
+        stored: _builtins.bool = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "effective_timing", b"effective_timing", "next_run_time", b"next_run_time", "timing", b"timing", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "effective_timing", b"effective_timing", "next_run_time", b"next_run_time", "pause_time", b"pause_time", "timing", b"timing", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "effective_timing", b"effective_timing", "enabled", b"enabled", "labels", b"labels", "name", b"name", "next_run_local_time", b"next_run_local_time", "next_run_time", b"next_run_time", "revision", b"revision", "set_aside_reason", b"set_aside_reason", "timing", b"timing", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "effective_timing", b"effective_timing", "enabled", b"enabled", "labels", b"labels", "name", b"name", "next_run_local_time", b"next_run_local_time", "next_run_time", b"next_run_time", "pause_time", b"pause_time", "revision", b"revision", "set_aside_reason", b"set_aside_reason", "stored", b"stored", "timing", b"timing", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class Tenant(_message.Message):
+    """A tenant, as far as schedules need to know of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATED_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name: `tenants/{tenant}`."""
+    time_zone: _builtins.str
+    """The IANA time zone of its schedules that name none. Empty: the job's."""
+    updated_by: _builtins.str
+    """Output only: by whom, such as `user:u_42`."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it was first set."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only: when it last changed."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        updated_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "time_zone", b"time_zone", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+
+@_typing.final
+class Occurrence(_message.Message):
+    """One nominal instant that a schedule owes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    LOCAL_TIME_FIELD_NUMBER: _builtins.int
+    UTC_OFFSET_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    TRANSITION_FIELD_NUMBER: _builtins.int
+    local_time: _builtins.str
+    """The local time, such as `2026-11-01T01:30:00`. For a shifted occurrence: the time that the clocks left out."""
+    utc_offset: _builtins.str
+    """The zone's offset from UTC at that instant, such as `-04:00`."""
+    time_zone: _builtins.str
+    """The zone of `local_time`."""
+    transition: Global___Transition.ValueType
+    """What a clock change does to it."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The instant: its identity, whatever the local time."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Not before this does it start: `time` plus the schedule's jitter."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        local_time: _builtins.str = ...,
+        utc_offset: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        transition: Global___Transition.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["local_time", b"local_time", "start_time", b"start_time", "time", b"time", "time_zone", b"time_zone", "transition", b"transition", "utc_offset", b"utc_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Occurrence: _TypeAlias = Occurrence  # noqa: Y015
+
+@_typing.final
+class CatchUpPlan(_message.Message):
+    """What resuming catches up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    runs: _builtins.int
+    """How many runs it makes."""
+    missed: _builtins.int
+    """How many occurrences it records as missed."""
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """The nominal instant of the first run. Unset if there is none."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """The nominal instant of the last run. Unset if there is none."""
+
+    def __init__(
+        self,
+        *,
+        runs: _builtins.int = ...,
+        missed: _builtins.int = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time", "missed", b"missed", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CatchUpPlan: _TypeAlias = CatchUpPlan  # noqa: Y015

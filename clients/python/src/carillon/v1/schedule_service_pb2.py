@@ -22,29 +22,70 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from carillon.v1 import job_pb2 as carillon_dot_v1_dot_job__pb2
+from carillon.v1 import ledger_pb2 as carillon_dot_v1_dot_ledger__pb2
+from carillon.v1 import run_pb2 as carillon_dot_v1_dot_run__pb2
 from carillon.v1 import schedule_pb2 as carillon_dot_v1_dot_schedule__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"carillon/v1/schedule_service.proto\x12\x0b\x63\x61rillon.v1\x1a\x1a\x63\x61rillon/v1/schedule.proto\x1a google/protobuf/field_mask.proto\"\"\n\x12GetScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule\"M\n\x14ListSchedulesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x15ListSchedulesResponse\x12(\n\tschedules\x18\x01 \x03(\x0b\x32\x15.carillon.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12PutScheduleRequest\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x13PutScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule2\x8d\x02\n\x0fScheduleService\x12P\n\x0bGetSchedule\x12\x1f.carillon.v1.GetScheduleRequest\x1a .carillon.v1.GetScheduleResponse\x12V\n\rListSchedules\x12!.carillon.v1.ListSchedulesRequest\x1a\".carillon.v1.ListSchedulesResponse\x12P\n\x0bPutSchedule\x12\x1f.carillon.v1.PutScheduleRequest\x1a .carillon.v1.PutScheduleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"carillon/v1/schedule_service.proto\x12\x0b\x63\x61rillon.v1\x1a\x15\x63\x61rillon/v1/job.proto\x1a\x18\x63\x61rillon/v1/ledger.proto\x1a\x15\x63\x61rillon/v1/run.proto\x1a\x1a\x63\x61rillon/v1/schedule.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\"\n\x12GetScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule\"M\n\x14ListSchedulesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x15ListSchedulesResponse\x12(\n\tschedules\x18\x01 \x03(\x0b\x32\x15.carillon.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12PutScheduleRequest\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"q\n\x13PutScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule\x12\x31\n\x10next_occurrences\x18\x02 \x03(\x0b\x32\x17.carillon.v1.Occurrence\"%\n\x15\x44\x65leteScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x16\x44\x65leteScheduleResponse\x12\x16\n\x0e\x63\x61ncelled_runs\x18\x01 \x01(\x03\"$\n\x14PauseScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x15PauseScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule\"d\n\x15ResumeScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08\x63\x61tch_up\x18\x02 \x01(\x0e\x32\x14.carillon.v1.CatchUp\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"m\n\x16ResumeScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.carillon.v1.Schedule\x12*\n\x08\x63\x61tch_up\x18\x02 \x01(\x0b\x32\x18.carillon.v1.CatchUpPlan\"`\n\x12RunScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07payload\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"4\n\x13RunScheduleResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.carillon.v1.Run\"\xc0\x01\n\x19PreviewOccurrencesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x06timing\x18\x02 \x01(\x0b\x32\x13.carillon.v1.Timing\x12\x0b\n\x03job\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x06 \x01(\x05\"\x8e\x01\n\x1aPreviewOccurrencesResponse\x12,\n\x0boccurrences\x18\x01 \x03(\x0b\x32\x17.carillon.v1.Occurrence\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x10\x65\x66\x66\x65\x63tive_timing\x18\x03 \x01(\x0b\x32\x13.carillon.v1.Timing\"\xd0\x01\n\x11ListLedgerRequest\x12\x10\n\x08schedule\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08outcomes\x18\x04 \x03(\x0e\x32\x1a.carillon.v1.LedgerOutcome\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"X\n\x12ListLedgerResponse\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.carillon.v1.LedgerEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x11GetTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.carillon.v1.Tenant\"7\n\x10PutTenantRequest\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.carillon.v1.Tenant\"8\n\x11PutTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.carillon.v1.Tenant\"#\n\x13RemoveTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x14RemoveTenantResponse\x12\x19\n\x11\x64\x65leted_schedules\x18\x01 \x01(\x03\x12\x16\n\x0e\x63\x61ncelled_runs\x18\x02 \x01(\x03\x32\x90\x08\n\x0fScheduleService\x12P\n\x0bGetSchedule\x12\x1f.carillon.v1.GetScheduleRequest\x1a .carillon.v1.GetScheduleResponse\x12V\n\rListSchedules\x12!.carillon.v1.ListSchedulesRequest\x1a\".carillon.v1.ListSchedulesResponse\x12P\n\x0bPutSchedule\x12\x1f.carillon.v1.PutScheduleRequest\x1a .carillon.v1.PutScheduleResponse\x12Y\n\x0e\x44\x65leteSchedule\x12\".carillon.v1.DeleteScheduleRequest\x1a#.carillon.v1.DeleteScheduleResponse\x12V\n\rPauseSchedule\x12!.carillon.v1.PauseScheduleRequest\x1a\".carillon.v1.PauseScheduleResponse\x12Y\n\x0eResumeSchedule\x12\".carillon.v1.ResumeScheduleRequest\x1a#.carillon.v1.ResumeScheduleResponse\x12P\n\x0bRunSchedule\x12\x1f.carillon.v1.RunScheduleRequest\x1a .carillon.v1.RunScheduleResponse\x12\x65\n\x12PreviewOccurrences\x12&.carillon.v1.PreviewOccurrencesRequest\x1a\'.carillon.v1.PreviewOccurrencesResponse\x12M\n\nListLedger\x12\x1e.carillon.v1.ListLedgerRequest\x1a\x1f.carillon.v1.ListLedgerResponse\x12J\n\tGetTenant\x12\x1d.carillon.v1.GetTenantRequest\x1a\x1e.carillon.v1.GetTenantResponse\x12J\n\tPutTenant\x12\x1d.carillon.v1.PutTenantRequest\x1a\x1e.carillon.v1.PutTenantResponse\x12S\n\x0cRemoveTenant\x12 .carillon.v1.RemoveTenantRequest\x1a!.carillon.v1.RemoveTenantResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'carillon.v1.schedule_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSCHEDULEREQUEST']._serialized_start=113
-  _globals['_GETSCHEDULEREQUEST']._serialized_end=147
-  _globals['_GETSCHEDULERESPONSE']._serialized_start=149
-  _globals['_GETSCHEDULERESPONSE']._serialized_end=211
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=213
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=290
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=292
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=382
-  _globals['_PUTSCHEDULEREQUEST']._serialized_start=384
-  _globals['_PUTSCHEDULEREQUEST']._serialized_end=494
-  _globals['_PUTSCHEDULERESPONSE']._serialized_start=496
-  _globals['_PUTSCHEDULERESPONSE']._serialized_end=558
-  _globals['_SCHEDULESERVICE']._serialized_start=561
-  _globals['_SCHEDULESERVICE']._serialized_end=830
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=248
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=282
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=284
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=346
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=348
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=425
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=427
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=517
+  _globals['_PUTSCHEDULEREQUEST']._serialized_start=519
+  _globals['_PUTSCHEDULEREQUEST']._serialized_end=629
+  _globals['_PUTSCHEDULERESPONSE']._serialized_start=631
+  _globals['_PUTSCHEDULERESPONSE']._serialized_end=744
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=746
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=783
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=785
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=833
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=835
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=871
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=873
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=937
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=939
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=1039
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=1041
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=1150
+  _globals['_RUNSCHEDULEREQUEST']._serialized_start=1152
+  _globals['_RUNSCHEDULEREQUEST']._serialized_end=1248
+  _globals['_RUNSCHEDULERESPONSE']._serialized_start=1250
+  _globals['_RUNSCHEDULERESPONSE']._serialized_end=1302
+  _globals['_PREVIEWOCCURRENCESREQUEST']._serialized_start=1305
+  _globals['_PREVIEWOCCURRENCESREQUEST']._serialized_end=1497
+  _globals['_PREVIEWOCCURRENCESRESPONSE']._serialized_start=1500
+  _globals['_PREVIEWOCCURRENCESRESPONSE']._serialized_end=1642
+  _globals['_LISTLEDGERREQUEST']._serialized_start=1645
+  _globals['_LISTLEDGERREQUEST']._serialized_end=1853
+  _globals['_LISTLEDGERRESPONSE']._serialized_start=1855
+  _globals['_LISTLEDGERRESPONSE']._serialized_end=1943
+  _globals['_GETTENANTREQUEST']._serialized_start=1945
+  _globals['_GETTENANTREQUEST']._serialized_end=1977
+  _globals['_GETTENANTRESPONSE']._serialized_start=1979
+  _globals['_GETTENANTRESPONSE']._serialized_end=2035
+  _globals['_PUTTENANTREQUEST']._serialized_start=2037
+  _globals['_PUTTENANTREQUEST']._serialized_end=2092
+  _globals['_PUTTENANTRESPONSE']._serialized_start=2094
+  _globals['_PUTTENANTRESPONSE']._serialized_end=2150
+  _globals['_REMOVETENANTREQUEST']._serialized_start=2152
+  _globals['_REMOVETENANTREQUEST']._serialized_end=2187
+  _globals['_REMOVETENANTRESPONSE']._serialized_start=2189
+  _globals['_REMOVETENANTRESPONSE']._serialized_end=2262
+  _globals['_SCHEDULESERVICE']._serialized_start=2265
+  _globals['_SCHEDULESERVICE']._serialized_end=3305
 # @@protoc_insertion_point(module_scope)

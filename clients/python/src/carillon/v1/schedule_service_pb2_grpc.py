@@ -51,6 +51,51 @@ class ScheduleServiceStub(object):
                 request_serializer=carillon_dot_v1_dot_schedule__service__pb2.PutScheduleRequest.SerializeToString,
                 response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PutScheduleResponse.FromString,
                 _registered_method=True)
+        self.DeleteSchedule = channel.unary_unary(
+                '/carillon.v1.ScheduleService/DeleteSchedule',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.DeleteScheduleResponse.FromString,
+                _registered_method=True)
+        self.PauseSchedule = channel.unary_unary(
+                '/carillon.v1.ScheduleService/PauseSchedule',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.PauseScheduleRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PauseScheduleResponse.FromString,
+                _registered_method=True)
+        self.ResumeSchedule = channel.unary_unary(
+                '/carillon.v1.ScheduleService/ResumeSchedule',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.ResumeScheduleRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.ResumeScheduleResponse.FromString,
+                _registered_method=True)
+        self.RunSchedule = channel.unary_unary(
+                '/carillon.v1.ScheduleService/RunSchedule',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.RunScheduleRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.RunScheduleResponse.FromString,
+                _registered_method=True)
+        self.PreviewOccurrences = channel.unary_unary(
+                '/carillon.v1.ScheduleService/PreviewOccurrences',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.PreviewOccurrencesRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PreviewOccurrencesResponse.FromString,
+                _registered_method=True)
+        self.ListLedger = channel.unary_unary(
+                '/carillon.v1.ScheduleService/ListLedger',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.ListLedgerRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.ListLedgerResponse.FromString,
+                _registered_method=True)
+        self.GetTenant = channel.unary_unary(
+                '/carillon.v1.ScheduleService/GetTenant',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.GetTenantRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.GetTenantResponse.FromString,
+                _registered_method=True)
+        self.PutTenant = channel.unary_unary(
+                '/carillon.v1.ScheduleService/PutTenant',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.PutTenantRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PutTenantResponse.FromString,
+                _registered_method=True)
+        self.RemoveTenant = channel.unary_unary(
+                '/carillon.v1.ScheduleService/RemoveTenant',
+                request_serializer=carillon_dot_v1_dot_schedule__service__pb2.RemoveTenantRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_schedule__service__pb2.RemoveTenantResponse.FromString,
+                _registered_method=True)
 
 
 class ScheduleServiceServicer(object):
@@ -59,14 +104,16 @@ class ScheduleServiceServicer(object):
     """
 
     def GetSchedule(self, request, context):
-        """Reads one schedule. Errors: `NOT_FOUND`.
+        """Reads one schedule. For `default` of a tenant that has none for a job that allows some, the job's default
+        (`stored` is false). Errors: `NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSchedules(self, request, context):
-        """Lists schedules, ordered by name.
+        """Lists schedules, ordered by name. Asked for one tenant, it shows each job that allows schedules for tenants: where
+        that tenant has none yet, the job's default (`stored` is false). Listing stores nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +125,81 @@ class ScheduleServiceServicer(object):
 
         Errors: `NOT_FOUND` (the job), `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (the job allows no schedules for
         tenants, is archived, or the schedule is the job's own).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Deletes a schedule: it owes nothing from now on, and those of its runs that wait end `CANCELLED`. Running ones go
+        on; its history stays, and can be read under its name. Putting it again makes a new one.
+
+        Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (the job's own schedule, which its manifest makes).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSchedule(self, request, context):
+        """Holds a schedule: it owes nothing from now on. Live runs go on. Pausing twice changes nothing. Errors: `NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSchedule(self, request, context):
+        """Lets a paused schedule go on. It owes nothing for the time it was paused, unless `catch_up` asks for it; with
+        `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (more than 10,000 runs to catch up).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunSchedule(self, request, context):
+        """Runs a schedule now, also while it is disabled or paused: a run of source `MANUAL` for its tenant, with its config.
+        If another run of it is live, it waits its turn.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewOccurrences(self, request, context):
+        """Says when a stored or a proposed schedule is owed: the next instants, with local time and what clock changes do to
+        them. Stores nothing. Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLedger(self, request, context):
+        """Answers for every occurrence that a schedule owed in a window what became of it, the oldest first.
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTenant(self, request, context):
+        """Reads a tenant. One that was never set has no time zone. Errors: `NOT_FOUND` (another tenant, for a user).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutTenant(self, request, context):
+        """Sets a tenant's time zone. Its schedules that name no zone follow it from now on. Errors: `INVALID_ARGUMENT`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveTenant(self, request, context):
+        """Removes a tenant: deletes all its schedules, of all jobs, as `DeleteSchedule` does, and forgets its time zone. Its
+        history stays. For admins. Removing twice changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +222,51 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
                     servicer.PutSchedule,
                     request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PutScheduleRequest.FromString,
                     response_serializer=carillon_dot_v1_dot_schedule__service__pb2.PutScheduleResponse.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.DeleteScheduleResponse.SerializeToString,
+            ),
+            'PauseSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSchedule,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PauseScheduleRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.PauseScheduleResponse.SerializeToString,
+            ),
+            'ResumeSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSchedule,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.ResumeScheduleRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.ResumeScheduleResponse.SerializeToString,
+            ),
+            'RunSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunSchedule,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.RunScheduleRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.RunScheduleResponse.SerializeToString,
+            ),
+            'PreviewOccurrences': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewOccurrences,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PreviewOccurrencesRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.PreviewOccurrencesResponse.SerializeToString,
+            ),
+            'ListLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLedger,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.ListLedgerRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.ListLedgerResponse.SerializeToString,
+            ),
+            'GetTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenant,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.GetTenantRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.GetTenantResponse.SerializeToString,
+            ),
+            'PutTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutTenant,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.PutTenantRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.PutTenantResponse.SerializeToString,
+            ),
+            'RemoveTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveTenant,
+                    request_deserializer=carillon_dot_v1_dot_schedule__service__pb2.RemoveTenantRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_schedule__service__pb2.RemoveTenantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,6 +352,249 @@ class ScheduleService(object):
             '/carillon.v1.ScheduleService/PutSchedule',
             carillon_dot_v1_dot_schedule__service__pb2.PutScheduleRequest.SerializeToString,
             carillon_dot_v1_dot_schedule__service__pb2.PutScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/DeleteSchedule',
+            carillon_dot_v1_dot_schedule__service__pb2.DeleteScheduleRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.DeleteScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/PauseSchedule',
+            carillon_dot_v1_dot_schedule__service__pb2.PauseScheduleRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.PauseScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/ResumeSchedule',
+            carillon_dot_v1_dot_schedule__service__pb2.ResumeScheduleRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.ResumeScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/RunSchedule',
+            carillon_dot_v1_dot_schedule__service__pb2.RunScheduleRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.RunScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewOccurrences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/PreviewOccurrences',
+            carillon_dot_v1_dot_schedule__service__pb2.PreviewOccurrencesRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.PreviewOccurrencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/ListLedger',
+            carillon_dot_v1_dot_schedule__service__pb2.ListLedgerRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.ListLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/GetTenant',
+            carillon_dot_v1_dot_schedule__service__pb2.GetTenantRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.GetTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/PutTenant',
+            carillon_dot_v1_dot_schedule__service__pb2.PutTenantRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.PutTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.ScheduleService/RemoveTenant',
+            carillon_dot_v1_dot_schedule__service__pb2.RemoveTenantRequest.SerializeToString,
+            carillon_dot_v1_dot_schedule__service__pb2.RemoveTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

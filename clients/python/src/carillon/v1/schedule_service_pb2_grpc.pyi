@@ -36,15 +36,55 @@ class ScheduleServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ScheduleServiceAsyncStub: ...
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]
-    """Reads one schedule. Errors: `NOT_FOUND`."""
+    """Reads one schedule. For `default` of a tenant that has none for a job that allows some, the job's default
+    (`stored` is false). Errors: `NOT_FOUND`.
+    """
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]
-    """Lists schedules, ordered by name."""
+    """Lists schedules, ordered by name. Asked for one tenant, it shows each job that allows schedules for tenants: where
+    that tenant has none yet, the job's default (`stored` is false). Listing stores nothing.
+    """
     PutSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.PutScheduleRequest, _schedule_service_pb2.PutScheduleResponse]
     """Creates or updates a schedule. What its old timing owed up to now is settled first; the new timing counts from
     now, so that no old occurrence fires and none fires twice. Idempotent.
 
     Errors: `NOT_FOUND` (the job), `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (the job allows no schedules for
     tenants, is archived, or the schedule is the job's own).
+    """
+    DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]
+    """Deletes a schedule: it owes nothing from now on, and those of its runs that wait end `CANCELLED`. Running ones go
+    on; its history stays, and can be read under its name. Putting it again makes a new one.
+
+    Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (the job's own schedule, which its manifest makes).
+    """
+    PauseSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]
+    """Holds a schedule: it owes nothing from now on. Live runs go on. Pausing twice changes nothing. Errors: `NOT_FOUND`."""
+    ResumeSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]
+    """Lets a paused schedule go on. It owes nothing for the time it was paused, unless `catch_up` asks for it; with
+    `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (more than 10,000 runs to catch up).
+    """
+    RunSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.RunScheduleRequest, _schedule_service_pb2.RunScheduleResponse]
+    """Runs a schedule now, also while it is disabled or paused: a run of source `MANUAL` for its tenant, with its config.
+    If another run of it is live, it waits its turn.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+    """
+    PreviewOccurrences: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.PreviewOccurrencesRequest, _schedule_service_pb2.PreviewOccurrencesResponse]
+    """Says when a stored or a proposed schedule is owed: the next instants, with local time and what clock changes do to
+    them. Stores nothing. Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+    """
+    ListLedger: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ListLedgerRequest, _schedule_service_pb2.ListLedgerResponse]
+    """Answers for every occurrence that a schedule owed in a window what became of it, the oldest first.
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+    """
+    GetTenant: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.GetTenantRequest, _schedule_service_pb2.GetTenantResponse]
+    """Reads a tenant. One that was never set has no time zone. Errors: `NOT_FOUND` (another tenant, for a user)."""
+    PutTenant: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.PutTenantRequest, _schedule_service_pb2.PutTenantResponse]
+    """Sets a tenant's time zone. Its schedules that name no zone follow it from now on. Errors: `INVALID_ARGUMENT`."""
+    RemoveTenant: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.RemoveTenantRequest, _schedule_service_pb2.RemoveTenantResponse]
+    """Removes a tenant: deletes all its schedules, of all jobs, as `DeleteSchedule` does, and forgets its time zone. Its
+    history stays. For admins. Removing twice changes nothing.
     """
 
 @_typing.type_check_only
@@ -55,15 +95,55 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """Reads one schedule. Errors: `NOT_FOUND`."""
+    """Reads one schedule. For `default` of a tenant that has none for a job that allows some, the job's default
+    (`stored` is false). Errors: `NOT_FOUND`.
+    """
     ListSchedules: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
-    """Lists schedules, ordered by name."""
+    """Lists schedules, ordered by name. Asked for one tenant, it shows each job that allows schedules for tenants: where
+    that tenant has none yet, the job's default (`stored` is false). Listing stores nothing.
+    """
     PutSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PutScheduleRequest, _schedule_service_pb2.PutScheduleResponse]  # type: ignore[assignment]
     """Creates or updates a schedule. What its old timing owed up to now is settled first; the new timing counts from
     now, so that no old occurrence fires and none fires twice. Idempotent.
 
     Errors: `NOT_FOUND` (the job), `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (the job allows no schedules for
     tenants, is archived, or the schedule is the job's own).
+    """
+    DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
+    """Deletes a schedule: it owes nothing from now on, and those of its runs that wait end `CANCELLED`. Running ones go
+    on; its history stays, and can be read under its name. Putting it again makes a new one.
+
+    Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (the job's own schedule, which its manifest makes).
+    """
+    PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]  # type: ignore[assignment]
+    """Holds a schedule: it owes nothing from now on. Live runs go on. Pausing twice changes nothing. Errors: `NOT_FOUND`."""
+    ResumeSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]  # type: ignore[assignment]
+    """Lets a paused schedule go on. It owes nothing for the time it was paused, unless `catch_up` asks for it; with
+    `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (more than 10,000 runs to catch up).
+    """
+    RunSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.RunScheduleRequest, _schedule_service_pb2.RunScheduleResponse]  # type: ignore[assignment]
+    """Runs a schedule now, also while it is disabled or paused: a run of source `MANUAL` for its tenant, with its config.
+    If another run of it is live, it waits its turn.
+
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+    """
+    PreviewOccurrences: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PreviewOccurrencesRequest, _schedule_service_pb2.PreviewOccurrencesResponse]  # type: ignore[assignment]
+    """Says when a stored or a proposed schedule is owed: the next instants, with local time and what clock changes do to
+    them. Stores nothing. Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+    """
+    ListLedger: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListLedgerRequest, _schedule_service_pb2.ListLedgerResponse]  # type: ignore[assignment]
+    """Answers for every occurrence that a schedule owed in a window what became of it, the oldest first.
+    Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+    """
+    GetTenant: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetTenantRequest, _schedule_service_pb2.GetTenantResponse]  # type: ignore[assignment]
+    """Reads a tenant. One that was never set has no time zone. Errors: `NOT_FOUND` (another tenant, for a user)."""
+    PutTenant: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PutTenantRequest, _schedule_service_pb2.PutTenantResponse]  # type: ignore[assignment]
+    """Sets a tenant's time zone. Its schedules that name no zone follow it from now on. Errors: `INVALID_ARGUMENT`."""
+    RemoveTenant: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.RemoveTenantRequest, _schedule_service_pb2.RemoveTenantResponse]  # type: ignore[assignment]
+    """Removes a tenant: deletes all its schedules, of all jobs, as `DeleteSchedule` does, and forgets its time zone. Its
+    history stays. For admins. Removing twice changes nothing.
     """
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -77,7 +157,9 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.GetScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.GetScheduleResponse, _abc.Awaitable[_schedule_service_pb2.GetScheduleResponse]]:
-        """Reads one schedule. Errors: `NOT_FOUND`."""
+        """Reads one schedule. For `default` of a tenant that has none for a job that allows some, the job's default
+        (`stored` is false). Errors: `NOT_FOUND`.
+        """
 
     @_abc_1.abstractmethod
     def ListSchedules(
@@ -85,7 +167,9 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.ListSchedulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.ListSchedulesResponse, _abc.Awaitable[_schedule_service_pb2.ListSchedulesResponse]]:
-        """Lists schedules, ordered by name."""
+        """Lists schedules, ordered by name. Asked for one tenant, it shows each job that allows schedules for tenants: where
+        that tenant has none yet, the job's default (`stored` is false). Listing stores nothing.
+        """
 
     @_abc_1.abstractmethod
     def PutSchedule(
@@ -98,6 +182,96 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: `NOT_FOUND` (the job), `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (the job allows no schedules for
         tenants, is archived, or the schedule is the job's own).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSchedule(
+        self,
+        request: _schedule_service_pb2.DeleteScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.DeleteScheduleResponse, _abc.Awaitable[_schedule_service_pb2.DeleteScheduleResponse]]:
+        """Deletes a schedule: it owes nothing from now on, and those of its runs that wait end `CANCELLED`. Running ones go
+        on; its history stays, and can be read under its name. Putting it again makes a new one.
+
+        Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (the job's own schedule, which its manifest makes).
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSchedule(
+        self,
+        request: _schedule_service_pb2.PauseScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.PauseScheduleResponse, _abc.Awaitable[_schedule_service_pb2.PauseScheduleResponse]]:
+        """Holds a schedule: it owes nothing from now on. Live runs go on. Pausing twice changes nothing. Errors: `NOT_FOUND`."""
+
+    @_abc_1.abstractmethod
+    def ResumeSchedule(
+        self,
+        request: _schedule_service_pb2.ResumeScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.ResumeScheduleResponse, _abc.Awaitable[_schedule_service_pb2.ResumeScheduleResponse]]:
+        """Lets a paused schedule go on. It owes nothing for the time it was paused, unless `catch_up` asks for it; with
+        `validate_only` it says what that would run, and changes nothing. Resuming twice changes nothing.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (more than 10,000 runs to catch up).
+        """
+
+    @_abc_1.abstractmethod
+    def RunSchedule(
+        self,
+        request: _schedule_service_pb2.RunScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.RunScheduleResponse, _abc.Awaitable[_schedule_service_pb2.RunScheduleResponse]]:
+        """Runs a schedule now, also while it is disabled or paused: a run of source `MANUAL` for its tenant, with its config.
+        If another run of it is live, it waits its turn.
+
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`, `FAILED_PRECONDITION` (`JOB_ARCHIVED`).
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewOccurrences(
+        self,
+        request: _schedule_service_pb2.PreviewOccurrencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.PreviewOccurrencesResponse, _abc.Awaitable[_schedule_service_pb2.PreviewOccurrencesResponse]]:
+        """Says when a stored or a proposed schedule is owed: the next instants, with local time and what clock changes do to
+        them. Stores nothing. Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLedger(
+        self,
+        request: _schedule_service_pb2.ListLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.ListLedgerResponse, _abc.Awaitable[_schedule_service_pb2.ListLedgerResponse]]:
+        """Answers for every occurrence that a schedule owed in a window what became of it, the oldest first.
+        Errors: `NOT_FOUND`, `INVALID_ARGUMENT`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTenant(
+        self,
+        request: _schedule_service_pb2.GetTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.GetTenantResponse, _abc.Awaitable[_schedule_service_pb2.GetTenantResponse]]:
+        """Reads a tenant. One that was never set has no time zone. Errors: `NOT_FOUND` (another tenant, for a user)."""
+
+    @_abc_1.abstractmethod
+    def PutTenant(
+        self,
+        request: _schedule_service_pb2.PutTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.PutTenantResponse, _abc.Awaitable[_schedule_service_pb2.PutTenantResponse]]:
+        """Sets a tenant's time zone. Its schedules that name no zone follow it from now on. Errors: `INVALID_ARGUMENT`."""
+
+    @_abc_1.abstractmethod
+    def RemoveTenant(
+        self,
+        request: _schedule_service_pb2.RemoveTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_schedule_service_pb2.RemoveTenantResponse, _abc.Awaitable[_schedule_service_pb2.RemoveTenantResponse]]:
+        """Removes a tenant: deletes all its schedules, of all jobs, as `DeleteSchedule` does, and forgets its time zone. Its
+        history stays. For admins. Removing twice changes nothing.
         """
 
 def add_ScheduleServiceServicer_to_server(servicer: ScheduleServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
