@@ -56,7 +56,7 @@ soak: .venv/installed ## Run 2,000 schedules each second for a minute, and again
 time-oracle: .venv/installed ## Hold 200 expressions around every clock change of 2005 to 2037 against an oracle, in about 15 minutes
 	@$(BIN)/python -m tests.time_oracle
 
-simulated-year: .venv/installed ## Simulate a year of 500 schedules with changes and outages, in about 15 minutes; hold it against an oracle
+simulated-year: .venv/installed ## Simulate a year of 500 schedules with changes and outages, in about 20 minutes; hold it against an oracle
 	@$(BIN)/python -m tests.simulation
 
 lock: .venv/installed ## Pin the newest versions that fit, with hashes

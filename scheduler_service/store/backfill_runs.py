@@ -20,7 +20,6 @@ from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.store import arrays
 from scheduler_service.store.backfills import OF_BACKFILL, range_of
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.schedules import driver_connection
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -42,9 +41,6 @@ class PayloadSizes:
     total: int
 
 
-_BY_INDEX = text(
-    "select set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)"
-)
 _IN_SCOPE = text("""
 select schedule_id, tenant_id, schedule, revision from carillon.schedules
 where job_id = :job_id and deleted_at is null and (:tenant = '*' or tenant_id = :tenant)
@@ -58,13 +54,6 @@ _UNSETTLED = text("""
 select schedule_id from carillon.schedules
 where schedule_id = any(cast(:schedule_ids as bigint[])) and next_run_at - jitter <= :now and settled_to < :until
 order by schedule_id""")
-
-
-async def go_by_index(tx: Transaction) -> None:
-    """Until the transaction ends, no statement walks through a table that has an index. After a large backfill the
-    statistics say that one schedule has nearly all live runs, by which the planner walks through them for each run:
-    14 s for 10,000, with their schedules locked."""
-    await tx.connection.execute(_BY_INDEX)
 
 
 async def schedules_in_scope(
@@ -105,7 +94,7 @@ where w.schedule_id = any(%(schedules)s::bigint[]) and w.scheduled_for >= %(sinc
 async def not_passed_over(tx: Transaction, wanted: Sequence[Wanted], since: datetime, until: datetime) -> list[Wanted]:
     """Those occurrences in `[since, until)` whose run is neither live nor completed, nor any that was made for them
     afterwards."""
-    connection = await driver_connection(tx)
+    connection = await tx.driver_connection()
     run_ids = arrays.uuids(each.scheduled_run_id for each in wanted)
     run_stands = {place for (place,) in await _rows(connection, _RUN_STANDS, {"run_ids": run_ids})}
     schedules = arrays.plain({each.part.schedule_id for each in wanted})
@@ -135,7 +124,7 @@ from (
 
 async def payload_sizes(tx: Transaction, runs: Mapping[int, int], payload: Mapping[str, Any]) -> PayloadSizes:
     """What so many runs of these schedules have with this payload put over job and schedule."""
-    connection = await driver_connection(tx)
+    connection = await tx.driver_connection()
     parameters = {
         "schedules": arrays.plain(runs),
         "runs": arrays.plain(runs.values()),
@@ -169,7 +158,7 @@ async def insert_runs(tx: Transaction, backfill_id: UUID, wanted: Sequence[Wante
     """Makes a run for each of these occurrences, due now, behind what is due by itself; where the job has its runs one
     at a time, they are blocked, and `turns.arrange` says whose turn it is. All ids are of now, which must be the time
     of the backfill's own, and in the order of the occurrences."""
-    connection = await driver_connection(tx)
+    connection = await tx.driver_connection()
     parameters = {
         "backfill_id": backfill_id,
         "origin": origin_of(backfill_id),

@@ -15,7 +15,6 @@ from sqlalchemy import text
 from scheduler_service.domain.record import RunError
 from scheduler_service.store import arrays
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.schedules import driver_connection
 from scheduler_service.store.turns import arrange
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -50,7 +49,7 @@ async def end_pending_runs(connection: Connection, run_ids: Sequence[UUID], erro
 
 async def end_pending(tx: Transaction, run_id: UUID, error: RunError) -> bool:
     """Ends a run that no worker holds as CANCELLED. False if there is no such run."""
-    return await end_pending_runs(await driver_connection(tx), [run_id], error, tx.now) > 0
+    return await end_pending_runs(await tx.driver_connection(), [run_id], error, tx.now) > 0
 
 
 async def request_cancel(tx: Transaction, run_id: UUID, reason: str) -> bool:

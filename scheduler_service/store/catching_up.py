@@ -10,7 +10,6 @@ from scheduler_service.domain.settling import OwedRun
 from scheduler_service.domain.timing import Missed, tzdata_version
 from scheduler_service.store import arrays
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.schedules import driver_connection
 from scheduler_service.store.turns import arrange
 
 
@@ -60,7 +59,7 @@ async def write(tx: Transaction, caught_up: Iterable[CaughtUpSchedule]) -> int:
     wanted = list(caught_up)
     runs = [(each.schedule_id, run) for each in wanted for run in each.runs]
     gaps = [(each, gap) for each in wanted for gap in each.missed]
-    connection = await driver_connection(tx)
+    connection = await tx.driver_connection()
     cursor = await connection.execute(
         _WRITE,
         {

@@ -47,6 +47,9 @@ _ACT_FOR = text(
     " clock_timestamp()"
 )
 _NOW = text("select clock_timestamp()")
+_BY_INDEX = text(
+    "select set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)"
+)
 
 
 class Transaction:
@@ -62,6 +65,16 @@ class Transaction:
         """Takes `now` again. For those who have waited for a lock: others may have acted later than `now` meanwhile,
         and what counts from it would count from before them."""
         self.now = (await self.connection.execute(_NOW)).scalar_one()
+
+    async def driver_connection(self) -> psycopg.AsyncConnection[TupleRow]:
+        """The driver's connection under this transaction, for batch statements that are shared with the engine. From
+        here on the transaction plans by index, as the engine does: where one schedule has nearly all live runs, the
+        planner would otherwise walk through them for each run (14 s for 10,000)."""
+        await self.connection.execute(_BY_INDEX)
+        raw = await self.connection.get_raw_connection()
+        connection = raw.driver_connection
+        assert isinstance(connection, psycopg.AsyncConnection)
+        return connection
 
 
 class Database:

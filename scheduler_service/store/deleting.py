@@ -9,7 +9,6 @@ from sqlalchemy import text
 from scheduler_service.domain.record import RunError
 from scheduler_service.store.cancel import end_pending_runs
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.schedules import driver_connection
 
 _LOCK = text("""
 select schedule_id from carillon.schedules
@@ -53,4 +52,4 @@ async def end_waiting(tx: Transaction, schedule_ids: Sequence[int], error: RunEr
     waiting = [row.run_id for row in locked if row.is_waiting]
     if not waiting:
         return 0
-    return await end_pending_runs(await driver_connection(tx), waiting, error, tx.now)
+    return await end_pending_runs(await tx.driver_connection(), waiting, error, tx.now)

@@ -16,7 +16,7 @@ from scheduler_service.domain.schedule import next_owed
 from scheduler_service.domain.values import from_json, to_json
 from scheduler_service.store.cancel import end_pending_runs
 from scheduler_service.store.database import Transaction
-from scheduler_service.store.schedules import driver_connection, in_force_of
+from scheduler_service.store.schedules import in_force_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ async def archive(tx: Transaction, job_ids: Iterable[int]) -> None:
     locked = await tx.connection.execute(_LOCK_PENDING, {"job_ids": wanted})
     pending = [row.run_id for row in locked if row.is_pending]
     if pending:
-        await end_pending_runs(await driver_connection(tx), pending, REMOVED, tx.now)
+        await end_pending_runs(await tx.driver_connection(), pending, REMOVED, tx.now)
 
 
 async def _one(tx: Transaction, statement: Any, name: JobName) -> Job | None:

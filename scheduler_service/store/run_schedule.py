@@ -13,7 +13,6 @@ from scheduler_service.domain.fields import compact_json
 from scheduler_service.domain.names import ScheduleName
 from scheduler_service.store.database import Transaction
 from scheduler_service.store.documents import read_document
-from scheduler_service.store.schedules import driver_connection
 from scheduler_service.store.turns import arrange
 
 _LOCK = text("""
@@ -70,4 +69,4 @@ async def insert_run(tx: Transaction, schedule_id: int, run_id: UUID, payload: M
             "payload": compact_json(dict(payload)),
         },
     )
-    await arrange(await driver_connection(tx), [schedule_id])
+    await arrange(await tx.driver_connection(), [schedule_id])

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
-from psycopg.rows import TupleRow
 from sqlalchemy import Row, TextClause, text
 
 from scheduler_service.domain.job import TimingSpec
@@ -235,14 +233,6 @@ async def save_spec(tx: Transaction, schedule_id: int, spec: ScheduleSpec) -> No
             "principal": str(tx.principal),
         },
     )
-
-
-async def driver_connection(tx: Transaction) -> psycopg.AsyncConnection[TupleRow]:
-    """The driver's connection under a transaction, for batch statements that are shared with the tick."""
-    raw = await tx.connection.get_raw_connection()
-    connection = raw.driver_connection
-    assert isinstance(connection, psycopg.AsyncConnection)
-    return connection
 
 
 def in_force_of(row: Row[Any]) -> InForce:

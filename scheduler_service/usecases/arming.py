@@ -58,7 +58,7 @@ async def settle_schedules(tx: Transaction, schedule_ids: Sequence[int]) -> int:
     aside is recorded as missed. Call it before what is in force for them changes."""
     if not schedule_ids:
         return 0
-    connection = await schedules.driver_connection(tx)
+    connection = await tx.driver_connection()
     await record_overlooked(connection, schedule_ids, tx.now)
     return await settle_now(connection, schedule_ids, tx.now)
 
@@ -101,6 +101,7 @@ def announce(wakeups: Wakeups, runs: int) -> None:
     wakeups.wake(Topic.SCHEDULES)
     if runs:
         wakeups.wake(Topic.PENDING)
+        wakeups.wake(Topic.CANCELS)
         wakeups.wake(Topic.RUNS)
 
 

@@ -31,7 +31,6 @@ from scheduler_service.store.backfill_runs import InScope
 from scheduler_service.store.cancel import end_pending_runs
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.pages import Pages, page_size
-from scheduler_service.store.schedules import driver_connection
 from scheduler_service.store.timeline import timelines
 from scheduler_service.store.trigger import TriggerableJob, lock_job
 from scheduler_service.store.turns import arrange
@@ -130,9 +129,8 @@ async def cancel_backfill(
 
 async def _cancel(tx: Transaction, name: BackfillName, reason: str) -> None:
     error = RunError("CANCELLED", f"cancelled by {tx.principal}{f': {reason}' if reason else ''}")
-    await runs.go_by_index(tx)
     live = await runs.lock_live(tx, name.backfill_id)
-    await end_pending_runs(await driver_connection(tx), live, error, tx.now)
+    await end_pending_runs(await tx.driver_connection(), live, error, tx.now)
     await runs.request_cancels(tx, name.backfill_id, reason)
     await store.mark_cancelled(tx, name.backfill_id)
 
@@ -191,7 +189,6 @@ async def _missing(
     tx: Transaction, request: BackfillRequest, scope: Mapping[int, InScope], wanted: Sequence[Wanted]
 ) -> list[Wanted]:
     """Those occurrences that get a run. Their schedules are locked and settled from here on."""
-    await runs.go_by_index(tx)
     schedule_ids = {each.part.schedule_id for each in wanted}
     locked = await runs.lock_schedules(tx, schedule_ids)
     # Others may have acted while the occurrences were worked out, or while this waited for them.
@@ -215,7 +212,7 @@ async def _fill(
     )
     await store.insert_backfill(tx, name, made)
     await runs.insert_runs(tx, name.backfill_id, missing, request.payload)
-    await arrange(await driver_connection(tx), {each.part.schedule_id for each in missing})
+    await arrange(await tx.driver_connection(), {each.part.schedule_id for each in missing})
     return made
 
 
@@ -228,7 +225,7 @@ def _counted(request: BackfillRequest, occurrences: int, missing: int) -> Backfi
         schedule=request.schedule,
         occurrences=occurrences,
         runs=missing,
-        counts=BackfillCounts(pending=missing),
+        counts=BackfillCounts(pending=0 if request.validate_only else missing),
     )
 
 

@@ -49,7 +49,7 @@ def test_what_the_page_calls_refused_is_refused_and_what_it_advises_is_read(
     with pytest.raises(TimingError):
         parse(code(refused))
     if instead.startswith("`"):
-        assert parse(code(instead))
+        parse(code(instead))
 
 
 @pytest.mark.parametrize(("timing", "on", "owed"), table("in New York"))

@@ -1,4 +1,4 @@
-"""The client's calls about schedules against a whole scheduler: set, look ahead, hold, let go on, run, account, delete."""
+"""The client's calls about schedules against a whole scheduler: from putting one to deleting it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import carillon
 import pytest
 
 JOB = "my-service/digest"
+
+
+@pytest.fixture(scope="session")
+def carillon_services() -> list[str]:
+    return ["my-service"]
 
 
 @pytest.fixture
@@ -52,8 +57,11 @@ async def test_a_schedule_is_steered_from_its_first_day_to_its_last(
         assert [entry async for entry in client.list_ledger(JOB, tenant="acme")] == []
         now = datetime.now(timezone.utc)
         counted = await client.backfill_job(JOB, now - timedelta(days=2), now, tenant="*", validate_only=True)
-        assert counted.runs == 0
-        assert not [each async for each in client.list_backfills(JOB)]
+        assert (counted.runs, counted.name) == (4, "")
+        backfill = await client.backfill_job(JOB, now - timedelta(days=1), now, tenant="acme")
+        assert (backfill.runs, (await client.get_backfill(backfill.name)).runs) == (1, 1)
+        assert [each.name async for each in client.list_backfills(JOB)] == [backfill.name]
+        assert (await client.cancel_backfill(backfill.name, "enough")).cancelled == 1
         paused = await client.pause_job(JOB)
         assert paused.paused
         assert not (await client.resume_job(JOB, catch_up="latest")).job.paused

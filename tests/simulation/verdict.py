@@ -184,15 +184,20 @@ class _Schedule:
         late = run.created_at - run.instant if resumption else run.late
         if policy is CatchUp.NONE or (resumption is not None and run.instant <= resumption.since):
             self._wrong("caught up", f"{run}, and the policy was NONE, or it was of an old revision: {resumption}")
-        if policy is CatchUp.LATEST and self._newer(run.instant, run.created_at):
+        # A change makes what only waits for its jitter, too; that one has not come due yet.
+        if policy is CatchUp.LATEST and any(newer.run_after <= newer.created_at for newer in self._beside(run)):
             self._wrong("caught up", f"{run} is not the latest")
         assert policies.catch_up_window is not None
         if late is not None and late > policies.catch_up_window:
             self._wrong("caught up", f"{run} is outside of {policies.catch_up_window}")
 
-    def _newer(self, instant: datetime, recorded_at: datetime) -> bool:
-        """Whether a run for a later occurrence was made at the same moment."""
-        return any(run.instant > instant and run.created_at == recorded_at for run in self.runs)
+    def _beside(self, run: Run) -> list[Run]:
+        """Runs for later occurrences that were made at the same moment."""
+        return [each for each in self.runs if each.instant > run.instant and each.created_at == run.created_at]
+
+    def _has_stand_in(self, gap: Gap) -> bool:
+        """Whether a run for a later occurrence was made when it was recorded."""
+        return any(run.instant > gap.last and run.created_at == gap.recorded_at for run in self.runs)
 
     def _judge_gap(self, gap: Gap) -> None:
         if gap.last > gap.recorded_at:
@@ -205,7 +210,7 @@ class _Schedule:
         assert policies.catch_up_window is not None
         right = {
             "CATCH_UP_NONE": policy is CatchUp.NONE or of_an_old_revision,
-            "CATCH_UP_LATEST": policy is CatchUp.LATEST and self._newer(gap.last, gap.recorded_at),
+            "CATCH_UP_LATEST": policy is CatchUp.LATEST and self._has_stand_in(gap),
             # Nothing is caught up from before the month before either.
             "OUTSIDE_WINDOW": late > min(policies.catch_up_window, timedelta(days=28)),
         }

@@ -19,7 +19,6 @@ from scheduler_service.store import jobs as job_store
 from scheduler_service.store import turns
 from scheduler_service.store.claim import claim
 from scheduler_service.store.database import Database
-from scheduler_service.store.schedules import driver_connection
 from scheduler_service.store.turns import arrange
 from scheduler_service.usecases.cancel import cancel_run
 from scheduler_service.usecases.complete import Completer
@@ -262,7 +261,7 @@ class TestPolicies:
         case = begin("BUFFER_ONE")
         await case.tick(1)
         async with database.acting_for(ADMIN) as tx:
-            assert await settle_now(await driver_connection(tx), [case.schedule], case.at(3)) == 2
+            assert await settle_now(await tx.driver_connection(), [case.schedule], case.at(3)) == 2
         assert case.live() == [(1, "pending, followed"), (2, "waits")]
         assert case.ended() == {3: SKIPPED}
 
@@ -341,7 +340,7 @@ class TestTurns:
             case.extra(period, schedule=own, tenant="tenant-a")
         case.extra(1)
         async with database.acting_for(user("tenant-a")) as tx:
-            assert await arrange(await driver_connection(tx), [own, case.schedule]) == 1
+            assert await arrange(await tx.driver_connection(), [own, case.schedule]) == 1
         assert case.live(schedule=own) == [(1, "pending, followed"), (2, "waits")]
         assert case.live() == [(1, "waits")]
 

@@ -26,7 +26,6 @@ from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.run import new_run_id
 from scheduler_service.store.claim import claim
 from scheduler_service.store.database import Database
-from scheduler_service.store.schedules import driver_connection
 from scheduler_service.store.turns import arrange
 from scheduler_service.usecases.cancel import cancel_run
 from scheduler_service.usecases.complete import Completer
@@ -212,7 +211,7 @@ class Stress:
         async with self.database.acting_for(ADMIN) as tx:
             await tx.connection.execute(_LOCK_SCHEDULE, values)
             await tx.connection.execute(_BY_HAND, values)
-            await arrange(await driver_connection(tx), [schedule])
+            await arrange(await tx.driver_connection(), [schedule])
         self.extras.add(run_id)
 
     async def drain(self) -> None:

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.metrics import ReplicaMetrics
-from scheduler_service.store.database import Database
 from scheduler_service.store.buffering import KeptOut
+from scheduler_service.store.database import Database
 from scheduler_service.store.settle import Made
 from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
