@@ -23,7 +23,7 @@ class CaughtUpSchedule:
     missed: Sequence[Missed]
 
 
-# A run that is there already stays as it is: its id is made of schedule and instant.
+# A run that is there already stays as it is, live or ended: its id is made of schedule and instant.
 _WRITE: LiteralString = """
 with moved as (
   update carillon.schedules set settled_to = greatest(settled_to, %(now)s)
@@ -50,6 +50,7 @@ from unnest(%(run_schedules)s::bigint[], %(run_ids)s::uuid[], %(triggers)s::cari
      as r(schedule_id, run_id, trigger, scheduled_for, scheduled_local, fold, run_after)
 join carillon.schedules s on s.schedule_id = r.schedule_id
 join carillon.jobs j on j.job_id = s.job_id
+where (select true from carillon.runs e where e.run_id = r.run_id) is null
 on conflict (run_id) do nothing"""
 
 

@@ -68,16 +68,16 @@ async def catch_up_window(tx: Transaction, job_id: int) -> timedelta:
     return found
 
 
-# Each revision holds until one after it begins, also where that one begins earlier. Those that were set aside are left
-# to whoever changes them.
+# Each revision holds until one after it begins, also where that one begins earlier. Nothing goes on of those that were
+# set aside: it is missed.
 _OWED = """
 from (
   select r.schedule_id, r.revision, r.enabled, r.cron, r.time_zone, r.gap, r.repeat, r.phase, r.jitter,
-    s.revision = r.revision and s.deleted_at is null as goes_on,
+    s.revision = r.revision and s.deleted_at is null and s.set_aside_reason is null as goes_on,
     greatest(r.in_force_from, :since) as after,
     least(min(r.in_force_from) over later, :now) as until
   from carillon.schedules s join carillon.schedule_revisions r using (schedule_id)
-  where s.job_id = :job_id and s.set_aside_reason is null
+  where s.job_id = :job_id
   window later as (partition by r.schedule_id order by r.revision rows between 1 following and unbounded following)
 ) r
 where r.enabled and r.after < r.until"""

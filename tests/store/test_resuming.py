@@ -13,6 +13,7 @@ import pytest
 from scheduler_service.domain.catching_up import NOTHING, CatchUpPlan
 from scheduler_service.domain.errors import Conflict
 from scheduler_service.domain.job import JobOverrides, Policies
+from scheduler_service.domain.ledger import Outcome
 from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.schedule import ScheduleSpec
 from scheduler_service.domain.timing import CatchUp
@@ -21,6 +22,7 @@ from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN
 from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import DIGEST, EMAIL, HOUR, MINUTE, START, Scheduler, every, for_tenant, own
+from tests.store.ledger_case import end_all, read
 from tests.store.pausing_case import (
     gaps,
     job,
@@ -130,6 +132,37 @@ async def test_what_falls_outside_the_jobs_window_is_missed(scheduler: Scheduler
     assert made(scheduler.admin) == [(at(30), CATCH_UP, 1), (at(40), CATCH_UP, 1)]
     assert gaps(scheduler.admin) == [(at(10), at(20), 2, "OUTSIDE_WINDOW")]
     assert await unaccounted(scheduler) == []
+
+
+@pytest.mark.parametrize("aside_at", [5, 25])
+async def test_what_a_schedule_owed_in_its_jobs_pause_is_missed_if_it_is_set_aside(
+    scheduler: Scheduler, aside_at: int
+) -> None:
+    set_aside = "update carillon.schedules set next_run_at = null, set_aside_reason = 'no such zone'"
+    for moment, act in sorted([(aside_at, None), (15, pause_job)], key=lambda each: each[0]):
+        await scheduler.tick_until(at(moment))
+        if act is None:
+            scheduler.admin.execute(set_aside)
+        else:
+            await act(scheduler)
+    await scheduler.tick_until(at(45))
+    plan = await resume_job(scheduler, CatchUp.ALL, validate_only=True)
+    assert plan == await resume_job(scheduler, CatchUp.ALL) == CatchUpPlan(runs=0, missed=3)
+    scheduler.database.now = at(65)
+    assert [entry.outcome for entry in await read(scheduler)][-2:] == [Outcome.MISSED, Outcome.MISSED]
+    await pause(scheduler, own())
+    assert await unaccounted(scheduler) == []
+    assert gaps(scheduler.admin)[-2:] == [(at(20), at(40), 3, "CATCH_UP_NONE"), (at(50), at(60), 2, "SET_ASIDE")]
+
+
+async def test_what_was_run_before_the_databases_clock_went_back_is_not_run_again(scheduler: Scheduler) -> None:
+    await scheduler.tick_until(at(10))
+    end_all(scheduler)
+    scheduler.database.now = at(5)
+    await pause_job(scheduler)
+    scheduler.database.now = at(25)
+    await resume_job(scheduler, CatchUp.ALL)
+    assert made(scheduler.admin) == [(at(20), CATCH_UP, 1)]
 
 
 async def test_runs_that_are_caught_up_name_the_new_revision_and_take_after_job_and_schedule(
