@@ -30,7 +30,9 @@ class Answer(Enum):
     """It is live and waits its turn; every earlier occurrence of its schedule that is live is to stop."""
 
 
-SKIPPED = RunError("OVERLAP", "the schedule's earlier run had not ended when this occurrence came due")
+SKIPPED = RunError(
+    "OVERLAP", "an earlier occurrence of its schedule was live, or waited, when this one was to become a run"
+)
 SUPERSEDED = RunError("OVERLAP", "a later occurrence of its schedule came due")
 
 

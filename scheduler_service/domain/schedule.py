@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +24,9 @@ from scheduler_service.domain.timing import (
 from scheduler_service.domain.values import paths_of
 
 NO_EXPRESSION = "its job has no cron expression any more, and it has none of its own"
+NOT_ALLOWED = "its job allows no schedules for tenants any more"
+OWES_NOTHING = (NO_EXPRESSION, NOT_ALLOWED)
+"""Reasons for which a schedule is set aside that say that it owes nothing. By any other it owes what it owed."""
 NO_CRON = "Not yet: its job has no cron expression, and it has none of its own"
 
 
@@ -99,12 +102,18 @@ class Schedule:
         return next_owed(self.in_force, self.next_run_at, max(self.settled_to, self.owed_from), halted=self.halted)
 
     @property
+    def shown(self) -> InForce:
+        """What is in force, as people see it: where it has no expression any more, without the one that it had."""
+        lost = self.set_aside_reason == NO_EXPRESSION or (self.name.is_jobs_own and not self.spec.enabled)
+        return replace(self.in_force, cron="") if lost else self.in_force
+
+    @property
     def description(self) -> str:
         """Its timing in a sentence."""
-        if not self.in_force.cron:
+        if not self.shown.cron:
             return NO_CRON
         try:
-            return describe(self.in_force.timing)
+            return describe(self.shown.timing)
         except TimingError as error:
             return str(error)
 
@@ -127,17 +136,18 @@ def revise(
     is_jobs_own: bool,
     tenant_zone: str = "",
     paused: bool = False,
+    allowed: bool = True,
 ) -> InForce:
     """What is to be in force for a schedule of a job whose timing in force is `job`, and whose tenant set a zone or
     none. A job's own schedule is enabled while the job has an expression; another that has lost it keeps the one
-    `before`, and owes nothing. Nor does one that is paused."""
+    `before`, and owes nothing. Nor does one that is paused, or that its job does not allow (any more)."""
     merged = (
         FOLLOWS_JOB.over(job) if is_jobs_own else spec.timing.over(TimingSpec(time_zone=tenant_zone or None).over(job))
     )
     has_expression = bool(merged.cron)
     cron = merged.cron or (before.cron if before else "")
     return InForce(
-        enabled=has_expression and (is_jobs_own or spec.enabled) and not paused,
+        enabled=has_expression and (is_jobs_own or spec.enabled) and not paused and allowed,
         cron=cron,
         time_zone=merged.time_zone or "UTC",
         gap=merged.gap or GapPolicy.SHIFT,

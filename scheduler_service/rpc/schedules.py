@@ -8,13 +8,12 @@ from carillon.v1 import schedule_service_pb2_grpc
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.names import ScheduleName, ScheduleParent
 from scheduler_service.domain.preview import upcoming
-from scheduler_service.domain.schedule import ALL_FIELDS
 from scheduler_service.rpc.calls import Context, caller
 from scheduler_service.rpc.ledger import LedgerMethods
 from scheduler_service.rpc.occurrence_messages import write_occurrence
 from scheduler_service.rpc.pausing import PauseMethods
 from scheduler_service.rpc.preview import PreviewMethods
-from scheduler_service.rpc.schedule_messages import read_schedule, write_schedule
+from scheduler_service.rpc.schedule_messages import fields_set, read_schedule, write_schedule
 from scheduler_service.rpc.strict import refuse_unknown_fields, unknown_fields
 from scheduler_service.rpc.tenants import TenantMethods
 from scheduler_service.store.database import Database
@@ -62,7 +61,7 @@ class ScheduleService(
             caller(),
             ScheduleName.parse(request.schedule.name, "schedule.name"),
             spec,
-            list(request.update_mask.paths) or ALL_FIELDS,
+            list(request.update_mask.paths) or fields_set(request.schedule),
             default_time_zone=self._default_time_zone,
             problems=list(wrong),
         )

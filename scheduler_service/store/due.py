@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.rows import TupleRow
 
-from scheduler_service.domain.schedule import NO_EXPRESSION
+from scheduler_service.domain.schedule import OWES_NOTHING
 from scheduler_service.domain.settling import Standing
 from scheduler_service.domain.timing import CatchUp
 from scheduler_service.domain.timing.catch_up import ON_TIME
@@ -64,7 +64,7 @@ order by s.schedule_id
 for update of s"""
 _LOCK_ARMED: LiteralString = f"{_THESE} and s.next_run_at is not null {_BY_ID}"
 _LOCK_SET_ASIDE: LiteralString = f"""{_THESE} and s.set_aside_reason is not null
-  and s.set_aside_reason <> '{NO_EXPRESSION}' {_BY_ID}"""
+  and s.set_aside_reason not in {OWES_NOTHING} {_BY_ID}"""
 
 
 async def take_due(

@@ -10,7 +10,7 @@ from typing import LiteralString
 import psycopg
 from psycopg.rows import TupleRow
 
-from scheduler_service.domain.schedule import NO_EXPRESSION
+from scheduler_service.domain.schedule import OWES_NOTHING
 from scheduler_service.domain.settling import Standing
 from scheduler_service.store import arrays
 from scheduler_service.store.due import STANDING_COLUMNS, standing_of
@@ -47,7 +47,7 @@ async def put_rules_in_force(connection: Connection, version: str, before: str) 
 # An interval is the same by every release, and so is UTC.
 BY_ZONE: LiteralString = "s.next_run_at is not null and s.cron not like '@every%%' and s.time_zone <> 'UTC'"
 SET_ASIDE: LiteralString = f"""
-  s.set_aside_reason is not null and s.set_aside_reason <> '{NO_EXPRESSION}'
+  s.set_aside_reason is not null and s.set_aside_reason not in {OWES_NOTHING}
   and s.enabled and s.paused_at is null and s.deleted_at is null"""
 
 _AFTER: LiteralString = """

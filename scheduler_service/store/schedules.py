@@ -12,7 +12,7 @@ from sqlalchemy import Row, TextClause, text
 
 from scheduler_service.domain.job import TimingSpec
 from scheduler_service.domain.names import DEFAULT_SCHEDULE, JobName, ScheduleName
-from scheduler_service.domain.schedule import NO_EXPRESSION, InForce, Schedule, ScheduleSpec
+from scheduler_service.domain.schedule import NOT_ALLOWED, OWES_NOTHING, InForce, Schedule, ScheduleSpec
 from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
 from scheduler_service.domain.values import from_json, to_json
 from scheduler_service.store.database import Transaction
@@ -43,6 +43,7 @@ class Following:
     timing: str
     enabled: bool
     paused: bool
+    allowed: bool
     in_force: InForce
     settled_to: datetime
 
@@ -75,12 +76,15 @@ _BY_NAME_LOCKED = text(f"{SELECT} {_NAMED} for no key update of s")
 _FOLLOWING = """
 select s.schedule_id, s.job_id, s.tenant_id = '-' and s.schedule = 'default' as is_jobs_own,
   s.timing::text as timing, s.enabled, s.cron, s.time_zone, s.gap, s.repeat, s.phase, s.jitter, s.set_aside_reason,
-  s.paused_at is not null as paused, s.settled_to, coalesce(t.time_zone, '') as tenant_zone
-from carillon.schedules s left join carillon.tenants t on t.tenant_id = s.tenant_id
+  s.paused_at is not null as paused, s.settled_to, coalesce(t.time_zone, '') as tenant_zone,
+  j.tenant_schedules or s.tenant_id = '-' as allowed
+from carillon.schedules s join carillon.jobs j using (job_id) left join carillon.tenants t on t.tenant_id = s.tenant_id
 where s.job_id = any(:job_ids) and s.deleted_at is null"""
-# Every schedule that takes something from its job: one that says all its fields itself does not.
+# Every schedule that takes something from its job: one that says all its fields itself does not, unless the job has
+# begun or ceased to allow it.
 _FOLLOWING_JOBS = text(f"""{_FOLLOWING}
-  and (not jsonb_exists_all(s.timing, :fields) or (s.tenant_id = '-' and s.schedule = 'default'))
+  and (not jsonb_exists_all(s.timing, :fields) or (s.tenant_id = '-' and s.schedule = 'default')
+       or (s.tenant_id <> '-' and j.tenant_schedules = (coalesce(s.set_aside_reason, '') = '{NOT_ALLOWED}')))
 order by s.schedule_id for no key update of s""")
 _FOLLOWING_TENANT = text(f"""{_FOLLOWING}
   and s.tenant_id = :tenant and s.tenant_id <> '-' and not jsonb_exists(s.timing, 'time_zone')
@@ -238,7 +242,7 @@ async def save_spec(tx: Transaction, schedule_id: int, spec: ScheduleSpec) -> No
 def in_force_of(row: Row[Any]) -> InForce:
     """What the columns of a schedule say is in force."""
     return InForce(
-        enabled=row.enabled and row.set_aside_reason != NO_EXPRESSION and not row.paused,
+        enabled=row.enabled and row.set_aside_reason not in OWES_NOTHING and not row.paused,
         cron=row.cron,
         time_zone=row.time_zone,
         gap=GapPolicy[row.gap],
@@ -293,6 +297,7 @@ def _following_of(row: Row[Any]) -> Following:
         timing=row.timing,
         enabled=row.enabled,
         paused=row.paused,
+        allowed=row.allowed,
         in_force=in_force_of(row),
         settled_to=row.settled_to,
     )

@@ -19,7 +19,15 @@ from datetime import datetime
 from scheduler_service.domain.access import SYSTEM_TENANT
 from scheduler_service.domain.job import TimingSpec
 from scheduler_service.domain.names import DEFAULT_SCHEDULE
-from scheduler_service.domain.schedule import NO_EXPRESSION, InForce, Schedule, ScheduleSpec, revise, start_after
+from scheduler_service.domain.schedule import (
+    NO_EXPRESSION,
+    NOT_ALLOWED,
+    InForce,
+    Schedule,
+    ScheduleSpec,
+    revise,
+    start_after,
+)
 from scheduler_service.domain.timing import TimingError
 from scheduler_service.domain.values import from_json
 from scheduler_service.store import schedules
@@ -88,12 +96,12 @@ async def _follow(
         await schedules.put_in_force(tx, [made for each in page if (made := revised.of(each)) is not None])
 
 
-def revision(tx: Transaction, schedule: Schedule, wanted: InForce, *, enabled: bool) -> Revision:
+def revision(tx: Transaction, schedule: Schedule, wanted: InForce, *, enabled: bool, allowed: bool = True) -> Revision:
     """What is in force from now on for a schedule. `enabled`: whether its owner wants it; for a job's own, whether the
-    job has an expression."""
+    job has an expression. `allowed`: whether its job allows it."""
     paused = schedule.paused_at is not None
     since = max(schedule.settled_to, tx.now)
-    return _armed(_owners(schedule.schedule_id, wanted, since, enabled=enabled, paused=paused))
+    return _armed(_owners(schedule.schedule_id, wanted, since, enabled=enabled, paused=paused, allowed=allowed))
 
 
 def announce(wakeups: Wakeups, runs: int) -> None:
@@ -148,7 +156,9 @@ class _Revised:
             return None
         # Settling may have gone beyond now, where it made what waited for its jitter.
         since = max(schedule.settled_to, self.now)
-        made = _owners(schedule.schedule_id, wanted, since, enabled=enabled, paused=schedule.paused)
+        made = _owners(
+            schedule.schedule_id, wanted, since, enabled=enabled, paused=schedule.paused, allowed=schedule.allowed
+        )
         if wanted.jitter:
             return _armed(made)
         kind = (wanted, since, made.set_aside_reason)
@@ -158,7 +168,7 @@ class _Revised:
 
     def _in_force(self, schedule: Following) -> InForce:
         zone = schedule.tenant_zone
-        stands = (schedule.enabled, schedule.paused, schedule.is_jobs_own, schedule.in_force)
+        stands = (schedule.enabled, schedule.paused, schedule.allowed, schedule.is_jobs_own, schedule.in_force)
         kind = (schedule.job_id, zone, schedule.timing, *stands)
         if (wanted := self._wanted.get(kind)) is None:
             spec = ScheduleSpec(from_json(TimingSpec, json.loads(schedule.timing)), schedule.enabled)
@@ -170,14 +180,18 @@ class _Revised:
                 is_jobs_own=schedule.is_jobs_own,
                 tenant_zone=zone,
                 paused=schedule.paused,
+                allowed=schedule.allowed,
             )
             self._wanted[kind] = wanted
         return wanted
 
 
-def _owners(schedule_id: int, wanted: InForce, since: datetime, *, enabled: bool, paused: bool) -> Revision:
+def _owners(
+    schedule_id: int, wanted: InForce, since: datetime, *, enabled: bool, paused: bool, allowed: bool = True
+) -> Revision:
     """A revision, not armed, of a schedule whose owner wants it enabled or not."""
-    reason = NO_EXPRESSION if enabled and not paused and not wanted.enabled else None
+    without = enabled and not paused and not wanted.enabled
+    reason = (NO_EXPRESSION if allowed else NOT_ALLOWED) if without else None
     return Revision(schedule_id, wanted, enabled, since, None, reason)
 
 

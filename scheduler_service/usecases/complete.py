@@ -31,6 +31,8 @@ GROUP = 1_000
 
 Connection = psycopg.AsyncConnection[TupleRow]
 _UNREADABLE = (psycopg.DataError, psycopg.IntegrityError)
+# Who archives or deletes locks a run out of order where it got its turn just then: one of the two is ended.
+_TRIES = 3
 _log = structlog.get_logger()
 
 
@@ -146,8 +148,14 @@ class Completer:
         now: datetime | None,
         digests: Sequence[str] | None = None,
     ) -> set[AttemptRef]:
-        async with connection.transaction():
-            unmatched, ended = await self._write_locked(connection, results, now, digests)
+        for attempt in range(_TRIES):
+            try:
+                async with connection.transaction():
+                    unmatched, ended = await self._write_locked(connection, results, now, digests)
+                break
+            except psycopg.errors.DeadlockDetected:
+                if attempt == _TRIES - 1:
+                    raise
         self.ended.update(ended)
         return unmatched
 

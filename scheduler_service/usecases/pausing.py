@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
 from scheduler_service.domain.catching_up import NOTHING, CatchUpPlan, CaughtUp
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.job import Job
@@ -74,6 +74,7 @@ class _Resumption:
 
     in_force: InForce
     enabled: bool
+    allowed: bool
     since: datetime | None = None
     caught_up: CaughtUp | None = None
 
@@ -88,13 +89,23 @@ async def _resumption(
     timing = job.in_force(default_time_zone).timing
     is_jobs_own = schedule.name.is_jobs_own
     tenant = await tenants.get_tenant(tx, schedule.name.tenant)
-    in_force = revise(schedule.spec, timing, schedule.in_force, is_jobs_own=is_jobs_own, tenant_zone=tenant.time_zone)
+    allowed = job.declared.tenant_schedules or schedule.name.tenant == SYSTEM_TENANT
+    in_force = revise(
+        schedule.spec,
+        timing,
+        schedule.in_force,
+        is_jobs_own=is_jobs_own,
+        tenant_zone=tenant.time_zone,
+        allowed=allowed,
+    )
     enabled = bool(timing.cron) if is_jobs_own else schedule.spec.enabled
     if policy is CatchUp.NONE or not _owes(in_force):
-        return _Resumption(in_force, enabled)
+        return _Resumption(in_force, enabled, allowed)
     since = await store.in_force_from(tx, schedule.schedule_id)
     wanted = await catching_up.wish(tx, job.job_id, policy)
-    return _Resumption(in_force, enabled, since, await catching_up.of_schedule(tx, schedule, in_force, since, wanted))
+    return _Resumption(
+        in_force, enabled, allowed, since, await catching_up.of_schedule(tx, schedule, in_force, since, wanted)
+    )
 
 
 def _owes(in_force: InForce) -> bool:
@@ -108,7 +119,7 @@ async def _resume(tx: Transaction, schedule: Schedule, resumption: _Resumption) 
     """Answers how many runs catching up made."""
     await store.resume(tx, schedule.schedule_id)
     resumed = replace(schedule, paused_at=None)
-    revision = arming.revision(tx, resumed, resumption.in_force, enabled=resumption.enabled)
+    revision = arming.revision(tx, resumed, resumption.in_force, enabled=resumption.enabled, allowed=resumption.allowed)
     if resumption.since is None:
         await schedules.put_in_force(tx, [revision])
         return 0

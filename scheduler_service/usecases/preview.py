@@ -53,8 +53,8 @@ async def preview_schedule(
     wrong.refuse_if_any()
     schedule = await get_schedule(database, principal, name, default_time_zone=default_time_zone)
     async with database.acting_for(principal) as tx:
-        found = _ahead(schedule.in_force, wanted, tx.now, schedule.schedule_id if schedule.stored else None)
-        return Preview(found, schedule.description, schedule.in_force.as_spec())
+        found = _ahead(schedule.shown, wanted, tx.now, schedule.schedule_id if schedule.stored else None)
+        return Preview(found, schedule.description, schedule.shown.as_spec())
 
 
 async def preview_timing(

@@ -180,7 +180,8 @@ def _planned(spec: JobSpec, stored: StoredJob | None, base_url: str, default_tim
 
 
 def _timing_differs(before: Job, values: JobValues, default_time_zone: str) -> bool:
-    return before.in_force(default_time_zone).timing != values.in_force.timing
+    allows = before.declared.tenant_schedules != values.declared.tenant_schedules
+    return allows or before.in_force(default_time_zone).timing != values.in_force.timing
 
 
 def _refuse_oversize(plans: Sequence[_Plan]) -> None:

@@ -91,7 +91,7 @@ async def put_schedule(
         job = _allowed(await jobs.hold_job(tx, name.job), name)
         zone = (await tenants.get_tenant(tx, name.tenant)).time_zone
         around = _Around(job, job.in_force(default_time_zone).timing, zone)
-        runs = await _put(tx, around, name, spec, mask or ALL_FIELDS)
+        runs = await _put(tx, around, name, spec, mask)
         stored = _found(await store.get_schedule(tx, name), name)
     arming.announce(wakeups, runs)
     return stored

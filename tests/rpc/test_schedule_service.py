@@ -118,3 +118,34 @@ async def test_a_jobs_own_schedule_says_how_to_stop_it(stubs: Stubs) -> None:
     assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     code, _, _ = await refused(stubs.schedules.DeleteSchedule(request, metadata=EMAIL))
     assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_without_a_mask_what_is_set_is_taken_and_the_rest_stays(stubs: Stubs) -> None:
+    await stubs.register(digest(tenant_schedules=True, timing=NINE))
+
+    async def put(*mask: str, **fields: Any) -> schedule_pb2.Schedule:
+        request = pb.PutScheduleRequest(schedule=schedule_pb2.Schedule(name=DEFAULT, **fields))
+        request.update_mask.paths.extend(mask)
+        return (await stubs.schedules.PutSchedule(request, metadata=ACME)).schedule
+
+    made = await put(timing=job_pb2.Timing(cron="0 8 * * *", time_zone="Asia/Tokyo"), labels={"brand_id": "7"})
+    assert made.enabled
+    changed = await put(timing=job_pb2.Timing(cron="0 10 * * *"))
+    assert (changed.enabled, dict(changed.labels)) == (True, {"brand_id": "7"})
+    assert changed.timing == job_pb2.Timing(cron="0 10 * * *", time_zone="Asia/Tokyo")
+    assert await put() == changed
+    stopped = await put(enabled=False)
+    assert (stopped.enabled, stopped.timing, stopped.labels) == (False, changed.timing, changed.labels)
+    cleared = await put("timing.time_zone", "labels")
+    assert (cleared.timing, dict(cleared.labels)) == (job_pb2.Timing(cron="0 10 * * *"), {})
+
+
+async def test_a_jobs_own_schedule_that_has_lost_its_expression_shows_none(stubs: Stubs) -> None:
+    await stubs.register(digest(timing=NINE))
+    await stubs.register(digest())
+    name = f"{JOB}/tenants/-/schedules/default"
+    shown = await get(stubs, name, ADMIN)
+    assert "no cron expression" in shown.description
+    assert (shown.enabled, shown.effective_timing.HasField("cron")) == (False, False)
+    ahead = await stubs.schedules.PreviewOccurrences(pb.PreviewOccurrencesRequest(name=name), metadata=ADMIN)
+    assert (list(ahead.occurrences), ahead.description) == ([], shown.description)

@@ -13,7 +13,7 @@ import psycopg
 from scheduler_service.domain.access import Principal
 from scheduler_service.domain.job import HttpTarget, JobOverrides, JobSpec, Manifest, Target, TimingSpec
 from scheduler_service.domain.names import JobName, ScheduleName
-from scheduler_service.domain.schedule import Schedule, ScheduleSpec
+from scheduler_service.domain.schedule import ALL_FIELDS, Schedule, ScheduleSpec
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.usecases import jobs, registry, schedules
 from scheduler_service.usecases.registry import ChangeKind, Registration
@@ -89,7 +89,7 @@ class Scheduler:
         await jobs.update_job(self.database, self.wakeups, ADMIN, DIGEST, overrides, mask)
 
     async def put(self, name: ScheduleName, spec: ScheduleSpec, *mask: str, by: Principal = ADMIN) -> Schedule:
-        return await schedules.put_schedule(self.database, self.wakeups, by, name, spec, mask)
+        return await schedules.put_schedule(self.database, self.wakeups, by, name, spec, mask or ALL_FIELDS)
 
     async def get(self, name: ScheduleName) -> Schedule:
         return await schedules.get_schedule(self.database, ADMIN, name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -13,8 +15,9 @@ from scheduler_service.domain.errors import Forbidden, InvalidInput, NotFound
 from scheduler_service.domain.job import JobOverrides, Policies, TimingSpec
 from scheduler_service.domain.names import JobName, ScheduleName
 from scheduler_service.domain.overlap import Overlap
-from scheduler_service.domain.schedule import ScheduleSpec
+from scheduler_service.domain.schedule import NOT_ALLOWED, ScheduleSpec
 from scheduler_service.domain.tenant import Tenant
+from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
 from scheduler_service.usecases import tenants
 from tests.builders import ADMIN, user
 from tests.conftest import DatabaseUrls
@@ -31,6 +34,7 @@ from tests.store.definitions_case import (
 )
 
 NINE = TimingSpec(cron="0 9 * * *")
+SAID = GapPolicy.SHIFT, RepeatPolicy.FIRST, timedelta(), timedelta()
 TABLES = "schedules", "schedule_revisions", "tenants"
 
 
@@ -206,3 +210,24 @@ def contents(scheduler: Scheduler) -> dict[str, list[Any]]:
         table: scheduler.admin.execute(f"select xmin::text, t::text from carillon.{table} t order by 2").fetchall()
         for table in TABLES
     }
+
+
+@pytest.mark.parametrize("timing", [NINE, TimingSpec("0 9 * * *", "Asia/Tokyo", *SAID)], ids=["some", "everything"])
+async def test_schedules_that_their_job_allows_no_more_owe_nothing_until_it_does_again(
+    scheduler: Scheduler, timing: TimingSpec
+) -> None:
+    await scheduler.put(for_tenant("acme"), ScheduleSpec(timing))
+    armed = await scheduler.get(for_tenant("acme"))
+    await scheduler.register(replace(in_berlin(), tenant_schedules=False))
+    refused = await scheduler.get(for_tenant("acme"))
+    assert (refused.next_run_at, refused.set_aside_reason, refused.spec.enabled) == (None, NOT_ALLOWED, True)
+    await put_zone(scheduler, "Asia/Kolkata", by=TENANT_USER)
+    scheduler.database.now += 30 * HOUR
+    await scheduler.register(in_berlin())
+    allowed = await scheduler.get(for_tenant("acme"))
+    assert (allowed.set_aside_reason, allowed.revision) == ("", armed.revision + 2)
+    assert allowed.in_force.time_zone == (timing.time_zone or "Asia/Kolkata")
+    assert allowed.next_run_at is not None
+    assert allowed.next_run_at > scheduler.database.now
+    assert scheduler.fired() == []
+    assert scheduler.admin.execute("select count(*) from carillon.gaps").fetchone() == (0,)

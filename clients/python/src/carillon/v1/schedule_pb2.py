@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61rillon/v1/schedule.proto\x12\x0b\x63\x61rillon.v1\x1a\x15\x63\x61rillon/v1/job.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x04\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x06timing\x18\x02 \x01(\x0b\x32\x13.carillon.v1.Timing\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12\'\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x31\n\x06labels\x18\x05 \x03(\x0b\x32!.carillon.v1.Schedule.LabelsEntry\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x05\x12\x31\n\rnext_run_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13next_run_local_time\x18\t \x01(\t\x12\x18\n\x10set_aside_reason\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0c \x01(\t\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x0e \x01(\t\x12-\n\x10\x65\x66\x66\x65\x63tive_timing\x18\x0f \x01(\x0b\x32\x13.carillon.v1.Timing\x12\x0e\n\x06stored\x18\x10 \x01(\x08\x12.\n\npause_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x01\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x05 \x01(\t\"\xce\x01\n\nOccurrence\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlocal_time\x18\x02 \x01(\t\x12\x12\n\nutc_offset\x18\x03 \x01(\t\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\ntransition\x18\x06 \x01(\x0e\x32\x17.carillon.v1.Transition\"\x8a\x01\n\x0b\x43\x61tchUpPlan\x12\x0c\n\x04runs\x18\x01 \x01(\x03\x12\x0e\n\x06missed\x18\x02 \x01(\x03\x12.\n\nfirst_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9a\x01\n\nTransition\x12\x1a\n\x16TRANSITION_UNSPECIFIED\x10\x00\x12\x16\n\x12TRANSITION_SHIFTED\x10\x01\x12\x1b\n\x17TRANSITION_FIRST_OF_TWO\x10\x02\x12\x1c\n\x18TRANSITION_SECOND_OF_TWO\x10\x03\x12\x1d\n\x19TRANSITION_OFFSET_CHANGED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61rillon/v1/schedule.proto\x12\x0b\x63\x61rillon.v1\x1a\x15\x63\x61rillon/v1/job.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x04\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x06timing\x18\x02 \x01(\x0b\x32\x13.carillon.v1.Timing\x12\x14\n\x07\x65nabled\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x31\n\x06labels\x18\x05 \x03(\x0b\x32!.carillon.v1.Schedule.LabelsEntry\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x05\x12\x31\n\rnext_run_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13next_run_local_time\x18\t \x01(\t\x12\x18\n\x10set_aside_reason\x18\n \x01(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0c \x01(\t\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x0e \x01(\t\x12-\n\x10\x65\x66\x66\x65\x63tive_timing\x18\x0f \x01(\x0b\x32\x13.carillon.v1.Timing\x12\x0e\n\x06stored\x18\x10 \x01(\x08\x12.\n\npause_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_enabled\"\x9f\x01\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x05 \x01(\t\"\xce\x01\n\nOccurrence\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlocal_time\x18\x02 \x01(\t\x12\x12\n\nutc_offset\x18\x03 \x01(\t\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\ntransition\x18\x06 \x01(\x0e\x32\x17.carillon.v1.Transition\"\x8a\x01\n\x0b\x43\x61tchUpPlan\x12\x0c\n\x04runs\x18\x01 \x01(\x03\x12\x0e\n\x06missed\x18\x02 \x01(\x03\x12.\n\nfirst_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x9a\x01\n\nTransition\x12\x1a\n\x16TRANSITION_UNSPECIFIED\x10\x00\x12\x16\n\x12TRANSITION_SHIFTED\x10\x01\x12\x1b\n\x17TRANSITION_FIRST_OF_TWO\x10\x02\x12\x1c\n\x18TRANSITION_SECOND_OF_TWO\x10\x03\x12\x1d\n\x19TRANSITION_OFFSET_CHANGED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,16 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCHEDULE_LABELSENTRY']._loaded_options = None
   _globals['_SCHEDULE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_TRANSITION']._serialized_start=1256
-  _globals['_TRANSITION']._serialized_end=1410
+  _globals['_TRANSITION']._serialized_start=1273
+  _globals['_TRANSITION']._serialized_end=1427
   _globals['_SCHEDULE']._serialized_start=130
-  _globals['_SCHEDULE']._serialized_end=741
-  _globals['_SCHEDULE_LABELSENTRY']._serialized_start=696
-  _globals['_SCHEDULE_LABELSENTRY']._serialized_end=741
-  _globals['_TENANT']._serialized_start=744
-  _globals['_TENANT']._serialized_end=903
-  _globals['_OCCURRENCE']._serialized_start=906
-  _globals['_OCCURRENCE']._serialized_end=1112
-  _globals['_CATCHUPPLAN']._serialized_start=1115
-  _globals['_CATCHUPPLAN']._serialized_end=1253
+  _globals['_SCHEDULE']._serialized_end=758
+  _globals['_SCHEDULE_LABELSENTRY']._serialized_start=701
+  _globals['_SCHEDULE_LABELSENTRY']._serialized_end=746
+  _globals['_TENANT']._serialized_start=761
+  _globals['_TENANT']._serialized_end=920
+  _globals['_OCCURRENCE']._serialized_start=923
+  _globals['_OCCURRENCE']._serialized_end=1129
+  _globals['_CATCHUPPLAN']._serialized_start=1132
+  _globals['_CATCHUPPLAN']._serialized_end=1270
 # @@protoc_insertion_point(module_scope)

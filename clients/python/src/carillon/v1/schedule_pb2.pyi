@@ -102,7 +102,7 @@ class Schedule(_message.Message):
     job's own schedule, made from its manifest, is `default` there.
     """
     enabled: _builtins.bool
-    """False: it owes nothing."""
+    """False: it owes nothing. One that is made without saying is enabled."""
     description: _builtins.str
     """Output only: the timing in a sentence, such as `At 09:00 on Monday, New York time`."""
     revision: _builtins.int
@@ -156,7 +156,7 @@ class Schedule(_message.Message):
         *,
         name: _builtins.str = ...,
         timing: _job_pb2.Timing | None = ...,
-        enabled: _builtins.bool = ...,
+        enabled: _builtins.bool | None = ...,
         config: _struct_pb2.Struct | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         description: _builtins.str = ...,
@@ -172,11 +172,13 @@ class Schedule(_message.Message):
         stored: _builtins.bool = ...,
         pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "effective_timing", b"effective_timing", "next_run_time", b"next_run_time", "pause_time", b"pause_time", "timing", b"timing", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "config", b"config", "create_time", b"create_time", "effective_timing", b"effective_timing", "enabled", b"enabled", "next_run_time", b"next_run_time", "pause_time", b"pause_time", "timing", b"timing", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "effective_timing", b"effective_timing", "enabled", b"enabled", "labels", b"labels", "name", b"name", "next_run_local_time", b"next_run_local_time", "next_run_time", b"next_run_time", "pause_time", b"pause_time", "revision", b"revision", "set_aside_reason", b"set_aside_reason", "stored", b"stored", "timing", b"timing", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "config", b"config", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "effective_timing", b"effective_timing", "enabled", b"enabled", "labels", b"labels", "name", b"name", "next_run_local_time", b"next_run_local_time", "next_run_time", b"next_run_time", "pause_time", b"pause_time", "revision", b"revision", "set_aside_reason", b"set_aside_reason", "stored", b"stored", "timing", b"timing", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
 
 Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 

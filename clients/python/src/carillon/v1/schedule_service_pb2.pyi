@@ -145,7 +145,9 @@ class PutScheduleRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of `timing` (or single fields of it), `enabled`, `config` and `labels` to take. Default: all four."""
+        """Which of `timing` (or single fields of it), `enabled`, `config` and `labels` to take; one that is named and not set
+        is cleared. Default: those that are set (AIP-134); the others stay as they are.
+        """
 
     def __init__(
         self,
