@@ -89,7 +89,7 @@ async def test_an_occurrence_that_an_earlier_run_was_in_the_way_of_is_skipped(sc
     entries = await read(scheduler)
     assert lines(entries) == [(Outcome.PENDING, 10, 1), (Outcome.SKIPPED, 20, 1)]
     assert entries[1].reason == "OVERLAP"
-    assert "had not ended" in entries[1].message
+    assert "was live, or waited" in entries[1].message
 
 
 async def test_an_outage_is_one_entry_with_a_count(scheduler: Scheduler) -> None:
