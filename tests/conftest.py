@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from scheduler_service.store.database import Database
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 _PASSWORD = "only-for-tests"
 _numbers = itertools.count()
+# What a shell starts in the background ignores SIGINT, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
