@@ -93,7 +93,7 @@ class LoneScheduler:
         tokens = {ANY_SERVICE: self._worker_token, **self._tokens}
         secrets = {
             "CARILLON_SERVICE_TOKENS": ",".join(f"{service}={token}" for service, token in tokens.items()),
-            "CARILLON_JWT_SECRET": self._jwt_secret,
+            "CARILLON_DEVELOPMENT_JWT_SECRET": self._jwt_secret,
             "CARILLON_LISTEN_URL": "",  # a deployment's, if this process has one, is of another database
         }
         urls = embedded_urls(self._postgres, *passwords)

@@ -136,7 +136,7 @@ class Stack:
             ports.scheduler_metrics,
             {
                 "CARILLON_SERVICE_TOKENS": secrets.service_tokens,
-                "CARILLON_JWT_SECRET": secrets.jwt_secret,
+                "CARILLON_DEVELOPMENT_JWT_SECRET": secrets.jwt_secret,
             },
         )
         await start_worker(self.processes, self.target, secrets.worker_token, ports.worker_metrics)

@@ -18,13 +18,15 @@ from carillon.v1 import (
 from prometheus_client import CollectorRegistry
 
 from operations.probes import Probes
+from scheduler_service.identity.credentials import Credentials
+from scheduler_service.identity.jwts import JwtVerifier
+from scheduler_service.identity.service_tokens import ServiceTokens
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.loops.worker_streams import LeaseLoop, ReportLoop
 from scheduler_service.metrics import ReplicaMetrics
 from scheduler_service.rpc.calls import Calls, caller
-from scheduler_service.rpc.credentials import Credentials
 from scheduler_service.rpc.health import Health
 from scheduler_service.rpc.jobs import JobService
 from scheduler_service.rpc.metrics import CallMetrics
@@ -92,7 +94,7 @@ class App:
             lambda: self._readiness.problem is None,
         ).register(self.registry)
         self._probes = Probes(self._answer_readyz, self.registry)
-        calls = Calls(Credentials(settings.tokens(), settings.jwt_rules()), CallMetrics(self.registry))
+        calls = Calls(self._credentials(), CallMetrics(self.registry))
         services = self._services()
         self._health = Health(tuple(services))
         self._server = build_server(calls, services, self._health, reflect=settings.reflection)
@@ -139,6 +141,9 @@ class App:
         """Lets go of what was built, for an app that is not run."""
         await self._server.stop(None)
         await self.database.close()
+
+    def _credentials(self) -> Credentials:
+        return Credentials(ServiceTokens(self._settings.tokens()), JwtVerifier(self._settings.jwt_rules()))
 
     def _services(self) -> Mapping[str, Registration]:
         zone = self._settings.default_time_zone

@@ -23,7 +23,7 @@ FROM_FILES = (
     "listen_url",
     "migration_url",
     "service_tokens",
-    "jwt_secret",
+    "development_jwt_secret",
 )
 
 
@@ -63,7 +63,9 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="`email-service=id.secret,...`; the service `*` is a worker for all.",
     )
-    jwt_secret: SecretStr = Field(default=SecretStr(""), description="HS256 secret of admins' and users' JWTs.")
+    development_jwt_secret: SecretStr = Field(
+        default=SecretStr(""), description="HS256 secret of JWTs, for development: whoever has it is anybody."
+    )
     jwt_issuer: str = Field(default="carillon", description="The `iss` that JWTs must have.")
     jwt_audience: str = Field(default="carillon", description="The `aud` that JWTs must have.")
     jwt_role_claim: str = Field(default="role", description="Path of the claim that says the role.")
@@ -92,9 +94,11 @@ class Settings(BaseSettings):
             raise ValueError("CARILLON_DATABASE_URL and CARILLON_ENGINE_URL name one login; the two roles need two")
         if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise ValueError("CARILLON_LEASE_SECONDS must be at least three times CARILLON_HEARTBEAT_SECONDS")
-        secret = self.jwt_secret.get_secret_value()
+        secret = self.development_jwt_secret.get_secret_value()
         if secret and len(secret) < 32:
-            raise ValueError("CARILLON_JWT_SECRET is shorter than 32 characters; make it random, of 32 or more")
+            raise ValueError(
+                "CARILLON_DEVELOPMENT_JWT_SECRET is shorter than 32 characters; make it random, of 32 or more"
+            )
         try:
             self.tokens()
         except ValueError as error:
@@ -112,7 +116,7 @@ class Settings(BaseSettings):
 
     def jwt_rules(self) -> JwtRules:
         return JwtRules(
-            secret=self.jwt_secret.get_secret_value(),
+            secret=self.development_jwt_secret.get_secret_value(),
             issuer=self.jwt_issuer,
             audience=self.jwt_audience,
             role_claim=self.jwt_role_claim,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from scheduler_service.domain.errors import Forbidden, NotFound, Unauthenticated
@@ -13,8 +14,14 @@ class Kind(StrEnum):
 
     ANONYMOUS = "anonymous"
     SERVICE = "service"
+    WORKER = "worker"
+    """A worker for every service: its token (or certificate) is bound to `*`."""
     ADMIN = "admin"
     USER = "user"
+    OPERATOR = "operator"
+    """Somebody at the deployment's own command line. Never the caller of an RPC."""
+    ENGINE = "engine"
+    """A replica's own work, such as repairs."""
 
 
 class Scope(StrEnum):
@@ -32,15 +39,28 @@ SYSTEM_TENANT = "-"
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a call comes from, for the audit trail. `request_id` is the caller's (`x-request-id`) or made for it."""
+
+    address: str = ""
+    request_id: str = ""
+    method: str = ""
+    """The RPC, such as `JobService/PauseJob`, or the command, such as `tokens create`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller. `name` is its token's id or its JWT's subject; `service` is what a service token is bound to (`*`
-    for a worker that serves all); `tenant` is a user's."""
+    """A caller. `name` is its token's id, its certificate's name or its JWT's subject; `service` is what a service's
+    or worker's credential is bound to (`*`: all services); `tenant` is a user's. `expires_at`: when its credential
+    stops to count, None for one that does not expire by itself. `origin` says nothing about who it is."""
 
     kind: Kind
     name: str = ""
     service: str = ""
     tenant: str = ""
     scopes: frozenset[Scope] = frozenset()
+    expires_at: datetime | None = field(default=None, compare=False)
+    origin: Origin = field(default=Origin(), compare=False)
 
     def __str__(self) -> str:
         """How records and the audit trail name it, such as `admin:alice` or `service:email-service`."""
@@ -51,11 +71,22 @@ class Principal:
         return self.kind is Kind.ADMIN
 
     def serves(self, service: str) -> bool:
-        """Whether a service's token is bound to this service (or, for a worker, to all)."""
-        return self.kind is Kind.SERVICE and self.service in (service, ANY_SERVICE)
+        """Whether its credential is bound to this service (or, for a worker, to all)."""
+        return self.kind in (Kind.SERVICE, Kind.WORKER) and self.service in (service, ANY_SERVICE)
 
 
 ANONYMOUS = Principal(Kind.ANONYMOUS)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Whose thing it is. Empty where a call names none: what a list shows is limited by row level security then."""
+
+    service: str = ""
+    tenant: str = ""
+
+
+ANYTHING = Resource()
 
 
 class Action(StrEnum):
@@ -72,6 +103,7 @@ class Action(StrEnum):
     CANCEL = "cancel runs"
     BACKFILL = "backfill jobs"
     WORK = "work"
+    AUDIT = "read the audit trail"
 
 
 _SCOPES = {
@@ -80,40 +112,34 @@ _SCOPES = {
     Action.TRIGGER: Scope.TRIGGER,
     Action.WORK: Scope.WORK,
 }
-_ADMIN_MAY = frozenset(
-    {
-        Action.READ,
-        Action.STEER,
-        Action.TRIGGER,
-        Action.SET_SCHEDULE,
-        Action.RUN_SCHEDULE,
-        Action.TENANT,
-        Action.REMOVE_TENANT,
-        Action.CANCEL,
-        Action.BACKFILL,
-    }
-)
+_ADMIN_MAY = frozenset(Action) - {Action.REGISTER, Action.WORK}
 _USER_MAY = frozenset({Action.READ, Action.SET_SCHEDULE, Action.RUN_SCHEDULE, Action.TENANT})
 
 
-def may(principal: Principal, action: Action, *, service: str = "", tenant: str = "") -> bool:
-    """Whether a principal may do something to things of a service and tenant. Leave `service` or `tenant` empty
-    where the call names none: what a list shows is limited by row level security then."""
-    if principal.kind is Kind.ADMIN:
-        return action in _ADMIN_MAY
-    if principal.kind is Kind.SERVICE:
-        bound = not service or principal.service == service or (action is Action.WORK and principal.serves(service))
-        return bound and _SCOPES.get(action) in principal.scopes
-    if principal.kind is Kind.USER:
-        own = not tenant or (bool(principal.tenant) and principal.tenant == tenant != SYSTEM_TENANT)
-        return own and action in _USER_MAY
-    return False
+def may(principal: Principal, action: Action, resource: Resource = ANYTHING) -> bool:
+    """Whether a principal may do something to a thing."""
+    match principal.kind:
+        case Kind.ADMIN:
+            return action in _ADMIN_MAY
+        case Kind.SERVICE:
+            return resource.service in ("", principal.service) and _SCOPES.get(action) in principal.scopes
+        case Kind.WORKER:
+            return action is Action.WORK and Scope.WORK in principal.scopes
+        case Kind.USER:
+            return action in _USER_MAY and _is_own(principal, resource.tenant)
+        case _:
+            return False
 
 
-def require(principal: Principal, action: Action, *, service: str = "", tenant: str = "") -> None:
+def _is_own(user: Principal, tenant: str) -> bool:
+    """The system's things are no user's."""
+    return not tenant or (bool(user.tenant) and user.tenant == tenant != SYSTEM_TENANT)
+
+
+def require(principal: Principal, action: Action, resource: Resource = ANYTHING) -> None:
     """Refuses what `may` does not allow: Unauthenticated, Forbidden, or NotFound for a user, who learns nothing of
     what is not its own."""
-    if may(principal, action, service=service, tenant=tenant):
+    if may(principal, action, resource):
         return
     if principal.kind is Kind.ANONYMOUS:
         raise Unauthenticated(
@@ -121,7 +147,7 @@ def require(principal: Principal, action: Action, *, service: str = "", tenant: 
         )
     if principal.kind is Kind.USER and action in _USER_MAY:
         raise NotFound("there is no such thing, or it is not yours to see")
-    of = f" of {service}" if service else ""
+    of = f" of {resource.service}" if resource.service else ""
     raise Forbidden(f"{principal} may not {action.value}{of}; {_WHO_MAY[action]}")
 
 
@@ -137,4 +163,5 @@ _WHO_MAY = {
     Action.CANCEL: "that needs a JWT with the admin role",
     Action.BACKFILL: "that needs a JWT with the admin role",
     Action.WORK: "a work stream needs a service token with scope `work`, bound to the service or to `*`",
+    Action.AUDIT: "that needs a JWT with the admin role",
 }

@@ -22,7 +22,8 @@ class ServiceToken:
     @property
     def principal(self) -> Principal:
         scopes = _ANY_SERVICE_SCOPES if self.service == ANY_SERVICE else _OWN_SERVICE_SCOPES
-        return Principal(Kind.SERVICE, name=self.token_id, service=self.service, scopes=scopes)
+        kind = Kind.WORKER if self.service == ANY_SERVICE else Kind.SERVICE
+        return Principal(kind, name=self.token_id, service=self.service, scopes=scopes)
 
 
 @dataclass(frozen=True, slots=True)

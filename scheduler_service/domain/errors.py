@@ -8,6 +8,7 @@
     ├── AlreadyExists       ALREADY_EXISTS: metadata names what is there
     ├── Conflict            FAILED_PRECONDITION: the state of the thing does not allow it now
     ├── Replaced            ABORTED: something newer took this one's place
+    ├── RateLimited         RESOURCE_EXHAUSTED: too many calls; retry_after says when one is allowed
     └── Unavailable         UNAVAILABLE: ask again; retry_after says when
 
 `rpc/errors.py` turns them into gRPC statuses; nothing else does.
@@ -72,6 +73,16 @@ class Conflict(Refusal):
 
 class Replaced(Refusal):
     reason = "STREAM_REPLACED"
+
+
+class RateLimited(Refusal):
+    """The principal calls faster than it may. `retry_after` is in seconds."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, message: str, *, retry_after: float, **metadata: str) -> None:
+        super().__init__(message, **metadata)
+        self.retry_after = retry_after
 
 
 class Unavailable(Refusal):

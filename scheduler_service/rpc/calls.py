@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import grpc
@@ -16,22 +17,26 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from scheduler_service.domain.access import ANONYMOUS, Principal
+from scheduler_service.domain.access import ANONYMOUS, Origin, Principal, require
 from scheduler_service.domain.errors import InvalidInput, Refusal, Violation
-from scheduler_service.rpc.credentials import Credentials
+from scheduler_service.domain.fields import is_storable
+from scheduler_service.identity.credentials import Connection, Credentials
 from scheduler_service.rpc.degraded import DEGRADED_TRAILER, empty_list_of
 from scheduler_service.rpc.errors import code_of, status_of
+from scheduler_service.rpc.methods import ACTIONS, PUBLIC
 from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.store.errors import SchemaMissing, translate
 
 log = structlog.get_logger()
 
-_PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_REQUEST_ID = "x-request-id"
+_MAX_REQUEST_ID = 64
 _caller: ContextVar[Principal] = ContextVar("caller", default=ANONYMOUS)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # The library's types describe the synchronous handlers; what an aio server holds are coroutine functions.
 Handler = Any
+Metadata = Iterable[tuple[str, str | bytes]]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
@@ -52,10 +57,9 @@ class Calls(grpc.aio.ServerInterceptor):
     ) -> Handler:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(_PUBLIC):
+        if handler is None or method.startswith(PUBLIC):
             return handler
-        metadata = handler_call_details.invocation_metadata
-        call = _Call(method, lambda: self._credentials.principal(metadata), self._metrics)
+        call = _Call(method, handler_call_details.invocation_metadata, self._credentials, self._metrics)
         decode = _decoder(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
@@ -101,16 +105,17 @@ async def _all_sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 class _Call:
     """One call of one method."""
 
-    def __init__(self, method: str, principal: Callable[[], Principal], metrics: CallMetrics) -> None:
+    def __init__(self, method: str, metadata: Metadata, credentials: Credentials, metrics: CallMetrics) -> None:
         self._method = method
-        self._principal = principal
+        self._metadata = metadata
+        self._credentials = credentials
         self._metrics = metrics
 
     def answering(self, handler: Callable[[Any, Context], Awaitable[Message]]) -> Any:
         async def answer(request: Any, context: Context) -> Message:
             with self._metrics.timed(self._method) as outcome:
                 try:
-                    _caller.set(self._principal())
+                    _caller.set(await self._principal(context))
                     return await handler(_sound(request), context)
                 except Exception as error:
                     refusal = self._refusal(error)
@@ -127,7 +132,7 @@ class _Call:
         async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
             with self._metrics.timed(self._method) as outcome:
                 try:
-                    _caller.set(self._principal())
+                    _caller.set(await self._principal(context))
                     async for message in handler(_sound(request), context):
                         yield message
                 except Exception as error:
@@ -139,6 +144,18 @@ class _Call:
 
     def conversing(self, handler: Callable[[Any, Context], AsyncIterator[Message]]) -> Any:
         return self.streaming(lambda requests, context: handler(_all_sound(requests), context))
+
+    async def _principal(self, context: Context) -> Principal:
+        """Who calls, if it may call this method at all."""
+        principal = await self._credentials.principal(self._metadata, _connection(context))
+        require(principal, ACTIONS[self._method])
+        return replace(principal, origin=self._origin(context))
+
+    def _origin(self, context: Context) -> Origin:
+        sent = next((str(value) for key, value in self._metadata if key == _REQUEST_ID), "")
+        request_id = sent[:_MAX_REQUEST_ID] if is_storable(sent) else ""
+        method = self._method.removeprefix("/carillon.v1.")
+        return Origin(context.peer(), request_id or secrets.token_hex(8), method)
 
     def _refusal(self, error: Exception) -> Refusal:
         if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
@@ -153,6 +170,11 @@ class _Call:
         return Refusal(
             f"this is a fault in Carillon; its log has it as incident {incident}", reason="INTERNAL", incident=incident
         )
+
+
+def _connection(context: Context) -> Connection:
+    names = context.auth_context().get("x509_subject_alternative_name", ())
+    return Connection(context.peer(), tuple(name.decode(errors="replace") for name in names))
 
 
 async def _abort(context: Context, refusal: Refusal) -> NoReturn:

@@ -19,6 +19,7 @@ _CODES: dict[type[errors.Refusal], grpc.StatusCode] = {
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.Conflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Replaced: grpc.StatusCode.ABORTED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -44,7 +45,7 @@ def status_of(refusal: errors.Refusal) -> Status:
         for violation in shown:
             request.field_violations.add(field=violation.field, description=violation.problem)
         status.details.append(_packed(request))
-    if isinstance(refusal, errors.Unavailable):
+    if isinstance(refusal, (errors.Unavailable, errors.RateLimited)):
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(int(refusal.retry_after * 1000))
         status.details.append(_packed(retry))

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
+from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
 from scheduler_service.domain.backfill import (
     MAX_SCHEDULES,
     Backfill,
@@ -71,7 +71,7 @@ async def backfill_job(
 
     Errors: InvalidInput, NotFound, Conflict (JOB_ARCHIVED), AlreadyExists (REQUEST_ID_REUSED), Unavailable.
     """
-    require(principal, Action.BACKFILL, service=request.job.service)
+    require(principal, Action.BACKFILL, Resource(service=request.job.service))
     _check(request)
 
     async with database.acting_for(principal) as tx:
@@ -88,7 +88,7 @@ async def backfill_job(
 
 async def get_backfill(database: Database, principal: Principal, name: BackfillName) -> Backfill:
     """Errors: NotFound, Forbidden."""
-    require(principal, Action.BACKFILL, service=name.job.service)
+    require(principal, Action.BACKFILL, Resource(service=name.job.service))
     async with database.acting_for(principal) as tx:
         return _found(await store.get_backfill(tx, name), name)
 
@@ -98,7 +98,7 @@ async def list_backfills(
 ) -> tuple[Sequence[Backfill], str]:
     """One page of a job's backfills, the newest first, and the token of the next (empty on the last). Errors:
     InvalidInput, Forbidden."""
-    require(principal, Action.BACKFILL, service=job.service)
+    require(principal, Action.BACKFILL, Resource(service=job.service))
     limit = page_size(size)
     pages = Pages("backfills", {"caller": str(principal), "job": str(job)})
     position = pages.position(token, UUID)
@@ -113,7 +113,7 @@ async def cancel_backfill(
 ) -> Backfill:
     """Ends its waiting runs as CANCELLED, and asks the workers of the running ones to stop them. Answers the backfill
     as it is then; one that was cancelled before is left as it is. Errors: InvalidInput, NotFound, Forbidden."""
-    require(principal, Action.BACKFILL, service=name.job.service)
+    require(principal, Action.BACKFILL, Resource(service=name.job.service))
     wrong = Violations()
     check_text(reason, "reason", wrong, at_most=_MAX_REASON)
     wrong.refuse_if_any()

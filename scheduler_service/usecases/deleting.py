@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Principal, Resource, require
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.names import ScheduleName
 from scheduler_service.domain.record import RunError
@@ -41,7 +41,7 @@ async def delete_schedule(database: Database, wakeups: Wakeups, principal: Princ
 
     Errors: NotFound, Conflict (the job's own schedule), Forbidden.
     """
-    require(principal, Action.SET_SCHEDULE, service=name.job.service, tenant=name.tenant)
+    require(principal, Action.SET_SCHEDULE, Resource(service=name.job.service, tenant=name.tenant))
     async with database.acting_for(principal) as tx:
         job = await jobs.hold_job(tx, name.job)
         if job is not None and name.is_jobs_own:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from scheduler_service.domain.access import Action, Kind, Principal, require
+from scheduler_service.domain.access import Action, Kind, Principal, Resource, require
 from scheduler_service.domain.catching_up import NOTHING, CatchUpPlan
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
 from scheduler_service.domain.fields import Violations, check_labels
@@ -44,7 +44,7 @@ async def list_jobs(
     database: Database, principal: Principal, wanted: JobFilter, *, size: int = 0, token: str = ""
 ) -> tuple[list[Job], str]:
     """One page of jobs by service and job, and the token of the next (empty on the last). A user sees none."""
-    require(principal, Action.READ, service=wanted.service or "")
+    require(principal, Action.READ, Resource(service=wanted.service or ""))
     labels = dict(wanted.labels or {})
     wrong = Violations()
     check_labels(labels, "labels", wrong)
@@ -81,7 +81,7 @@ async def update_job(
 ) -> Job:
     """Takes the fields of `overrides` that the mask names; one that is not set clears that override. What was owed up
     to now is settled under the old values. Errors: NotFound, InvalidInput, Conflict (JOB_ARCHIVED), Forbidden."""
-    require(principal, Action.STEER, service=name.service)
+    require(principal, Action.STEER, Resource(service=name.service))
     wrong = Violations(problems)
     _check_mask(mask, "update_mask", wrong)
     if not mask:
@@ -107,7 +107,7 @@ async def reset_job_overrides(
     default_time_zone: str = "UTC",
 ) -> Job:
     """Clears the overrides that the mask names, or all. Errors: as `update_job`."""
-    require(principal, Action.STEER, service=name.service)
+    require(principal, Action.STEER, Resource(service=name.service))
     wrong = Violations()
     _check_mask(mask, "mask", wrong)
     wrong.refuse_if_any()
@@ -121,7 +121,7 @@ async def reset_job_overrides(
 async def pause_job(database: Database, wakeups: Wakeups, principal: Principal, name: JobName) -> Job:
     """Holds a job: from now on its schedules owe nothing. Pausing twice changes nothing. Errors: NotFound, Conflict
     (JOB_ARCHIVED), Forbidden."""
-    require(principal, Action.STEER, service=name.service)
+    require(principal, Action.STEER, Resource(service=name.service))
     runs = 0
     async with database.acting_for(principal) as tx:
         job = await _locked(tx, name)
@@ -150,7 +150,7 @@ async def resume_job(
 
     Errors: NotFound, Conflict (JOB_ARCHIVED; more than 10,000 runs), Forbidden.
     """
-    require(principal, Action.STEER, service=name.service)
+    require(principal, Action.STEER, Resource(service=name.service))
     if validate_only:
         return await _plan_resuming(database, principal, name, policy)
     runs, plan = 0, NOTHING
@@ -263,7 +263,7 @@ def _not_found(name: JobName) -> NotFound:
 
 def _require_reader(principal: Principal, name: JobName) -> None:
     """Jobs are read by operators and their own service; a user learns of them through its schedules."""
-    require(principal, Action.READ, service=name.service)
+    require(principal, Action.READ, Resource(service=name.service))
     if principal.kind is Kind.USER:
         raise _not_found(name)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from scheduler_service.domain.access import ANY_SERVICE, Action, Principal, require
+from scheduler_service.domain.access import ANY_SERVICE, Action, Principal, Resource, require
 from scheduler_service.domain.errors import Conflict, Forbidden, Refusal, Replaced
 from scheduler_service.domain.returns import HeldRun, after_goodbye, after_loss
 from scheduler_service.store import reap
@@ -234,7 +234,7 @@ def _require_routes(principal: Principal, routes: Iterable[str]) -> None:
     for route in sorted(routes):
         kind, _, rest = route.partition("/")
         if kind == "handler":
-            require(principal, Action.WORK, service=rest.partition("/")[0])
+            require(principal, Action.WORK, Resource(service=rest.partition("/")[0]))
         elif principal.service != ANY_SERVICE:
             raise Forbidden(
                 f"{principal} may not serve route {route}, on which the payloads of all services pass; that needs a"

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Principal, Resource, require
 from scheduler_service.domain.errors import InvalidInput, NotFound, Violation
 from scheduler_service.domain.ledger import TICK, Account, Entry, Outcome, Owed, explained, judged, owed
 from scheduler_service.domain.names import ScheduleName
@@ -46,7 +46,7 @@ async def list_ledger(
 ) -> Ledger:
     """A page of what a schedule owed from `since` (default: a day before `until`) until `until` (exclusive; default
     and latest: now), with one of these outcomes (default: any). Errors: NotFound, InvalidInput, Forbidden."""
-    require(principal, Action.READ, service=name.job.service, tenant=name.tenant)
+    require(principal, Action.READ, Resource(service=name.job.service, tenant=name.tenant))
     if since is not None and until is not None and since >= until:
         raise InvalidInput(Violation("until", f"{until.isoformat()} is not after since, {since.isoformat()}"))
     limit = page_size(size)

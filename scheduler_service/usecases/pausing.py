@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
+from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
 from scheduler_service.domain.catching_up import NOTHING, CatchUpPlan, CaughtUp
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.job import Job
@@ -23,7 +23,7 @@ from scheduler_service.usecases.wakeups import Wakeups
 async def pause_schedule(database: Database, wakeups: Wakeups, principal: Principal, name: ScheduleName) -> Schedule:
     """Holds a schedule: it owes nothing from now on, whatever its owner asks for. Live runs go on. Pausing twice
     changes nothing. Errors: NotFound, Forbidden."""
-    require(principal, Action.SET_SCHEDULE, service=name.job.service, tenant=name.tenant)
+    require(principal, Action.SET_SCHEDULE, Resource(service=name.job.service, tenant=name.tenant))
     async with database.acting_for(principal) as tx:
         _, schedule = await _locked(tx, name)
         if schedule.paused_at is not None:
@@ -51,7 +51,7 @@ async def resume_schedule(
 
     Errors: NotFound, Forbidden, Conflict (more than 10,000 runs; JOB_ARCHIVED, where something is to be caught up).
     """
-    require(principal, Action.SET_SCHEDULE, service=name.job.service, tenant=name.tenant)
+    require(principal, Action.SET_SCHEDULE, Resource(service=name.job.service, tenant=name.tenant))
     async with database.acting_for(principal) as tx:
         await tenants.hold_tenant(tx, name.tenant)
         job, schedule = await _locked(tx, name)

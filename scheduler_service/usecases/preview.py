@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Principal, Resource, require
 from scheduler_service.domain.errors import NotFound, Violation
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.job import DEFAULT_TIMING, TimingSpec
@@ -70,7 +70,7 @@ async def preview_timing(
     """A proposed timing, of a schedule of `job` if one is named: what it leaves out is the job's, but the zone of a
     user's tenant comes before the job's. It has no jitter yet,
     which is each schedule's own. Errors: InvalidInput, NotFound (the job), Forbidden."""
-    require(principal, Action.READ, service=job.service if job else "")
+    require(principal, Action.READ, Resource(service=job.service if job else ""))
     wrong = Violations(problems)
     check_timing(replace(timing, phase=None), "timing", wrong)
     _check(wanted, wrong)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import structlog
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Principal, Resource, require
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
 from scheduler_service.domain.fields import Violations, check_json_size
 from scheduler_service.domain.job import (
@@ -84,7 +84,7 @@ async def register_jobs(
 
     Errors: Forbidden; InvalidInput with every wrong field; Conflict (STALE_GENERATION, MASS_REMOVAL).
     """
-    require(principal, Action.REGISTER, service=manifest.service)
+    require(principal, Action.REGISTER, Resource(service=manifest.service))
     wrong = Violations(problems)
     check_manifest(manifest, wrong)
     wrong.refuse_if_any()
@@ -104,7 +104,7 @@ async def register_jobs(
 async def remove_job(database: Database, wakeups: Wakeups, principal: Principal, name: JobName) -> Job:
     """Archives a job: its schedules owe nothing more, its pending runs are cancelled, its history stays. An archived
     one stays as it is. Errors: Forbidden, NotFound."""
-    require(principal, Action.REGISTER, service=name.service)
+    require(principal, Action.REGISTER, Resource(service=name.service))
     async with database.acting_for(principal) as tx:
         await lock_service(tx, name.service)
         stored = await store.lock_job(tx, name)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Principal, Resource, require
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_text
 from scheduler_service.domain.names import ScheduleName
@@ -46,7 +46,7 @@ async def run_schedule(
     Errors: InvalidInput, NotFound, Forbidden, Conflict (JOB_ARCHIVED), AlreadyExists (REQUEST_ID_REUSED).
     """
     name = request.name
-    require(principal, Action.RUN_SCHEDULE, service=name.job.service, tenant=name.tenant)
+    require(principal, Action.RUN_SCHEDULE, Resource(service=name.job.service, tenant=name.tenant))
     wrong = Violations()
     check_json(request.payload, "payload", wrong)
     check_text(request.request_id, "request_id", wrong, at_most=_MAX_REQUEST_ID)

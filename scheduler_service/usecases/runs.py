@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from scheduler_service.domain.access import Action, Kind, Principal, require
+from scheduler_service.domain.access import Action, Kind, Principal, Resource, require
 from scheduler_service.domain.errors import NotFound
 from scheduler_service.domain.record import Attempt, Item, Run, last_attempt, newest_attempt_number
 from scheduler_service.domain.run_filter import RunFilter
@@ -46,7 +46,7 @@ async def list_runs(
     database: Database, principal: Principal, wanted: RunFilter, *, size: int = 0, token: str = ""
 ) -> RunList:
     """A page of the runs that match and that the caller may see. Errors: InvalidInput."""
-    require(principal, Action.READ, service=wanted.service)
+    require(principal, Action.READ, Resource(service=wanted.service))
     limit = page_size(size)
     pages = Pages("runs", {"caller": str(principal), **_choice(wanted)})
     position = pages.position(token, UUID)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
+from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
 from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_labels, compact_json
 from scheduler_service.domain.job import Job, TimingSpec
@@ -34,7 +34,7 @@ async def get_schedule(
 ) -> Schedule:
     """The schedule, or what its job offers a tenant that has none. Errors: NotFound, Forbidden (a service that asks for
     another's)."""
-    require(principal, Action.READ, service=name.job.service, tenant=name.tenant)
+    require(principal, Action.READ, Resource(service=name.job.service, tenant=name.tenant))
     async with database.acting_for(principal) as tx:
         if (found := await store.get_schedule(tx, name)) is not None:
             return found
@@ -53,7 +53,7 @@ async def list_schedules(
 ) -> tuple[list[Schedule], str]:
     """One page of schedules by name, and the token of the next (empty on the last). Of one tenant, it shows the default
     of each job that allows some and of which the tenant has none."""
-    require(principal, Action.READ, service=parent.service or "", tenant=parent.tenant or "")
+    require(principal, Action.READ, Resource(service=parent.service or "", tenant=parent.tenant or ""))
     limit = page_size(size)
     filters = {"caller": str(principal), "tenant": principal.tenant, "of": [parent.service, parent.job, parent.tenant]}
     pages = Pages("schedules", filters)
@@ -81,7 +81,7 @@ async def put_schedule(
     Errors: NotFound (the job), InvalidInput, Conflict (JOB_ARCHIVED, a job without tenants' schedules, the job's own
     schedule), Forbidden.
     """
-    require(principal, Action.SET_SCHEDULE, service=name.job.service, tenant=name.tenant)
+    require(principal, Action.SET_SCHEDULE, Resource(service=name.job.service, tenant=name.tenant))
     wrong = Violations(problems)
     _check_mask(mask, wrong)
     _check(spec, wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from scheduler_service.domain.access import Action, Kind, Principal, require
+from scheduler_service.domain.access import Action, Kind, Principal, Resource, require
 from scheduler_service.domain.errors import InvalidInput, NotFound, Violation
 from scheduler_service.domain.names import JobName
 from scheduler_service.domain.record import ItemCounts, JobStats
@@ -23,7 +23,7 @@ async def get_job_stats(
 ) -> JobStats:
     """Counts a job's ended runs by the hour in which they ended, from `since` (default: 7 days before `until`) until
     `until` (exclusive, default: now). Errors: InvalidInput, NotFound."""
-    require(principal, Action.READ, service=job.service)
+    require(principal, Action.READ, Resource(service=job.service))
     async with database.acting_for(principal) as tx:
         until = until or tx.now
         since = since or until - min(DEFAULT_WINDOW, until - _FIRST_INSTANT)

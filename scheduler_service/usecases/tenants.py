@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Principal, Resource, require
 from scheduler_service.domain.errors import Violation
 from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.tenant import Tenant
@@ -18,7 +18,7 @@ from scheduler_service.usecases.wakeups import Wakeups
 
 async def get_tenant(database: Database, principal: Principal, tenant: str) -> Tenant:
     """One that was never set has no time zone. Errors: NotFound (another's tenant, for a user), Forbidden."""
-    require(principal, Action.TENANT, tenant=tenant)
+    require(principal, Action.TENANT, Resource(tenant=tenant))
     async with database.acting_for(principal) as tx:
         return await store.get_tenant(tx, tenant)
 
@@ -38,7 +38,7 @@ async def put_tenant(
 
     Errors: InvalidInput, NotFound (another's tenant, for a user), Forbidden.
     """
-    require(principal, Action.TENANT, tenant=tenant)
+    require(principal, Action.TENANT, Resource(tenant=tenant))
     wrong = Violations(problems)
     _check_zone(time_zone, wrong)
     wrong.refuse_if_any()

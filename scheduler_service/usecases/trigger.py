@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, require
+from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
 from scheduler_service.domain.errors import AlreadyExists, Conflict, NotFound
 from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_labels, check_text, json_size
 from scheduler_service.domain.names import JobName, check_tenant
@@ -59,7 +59,7 @@ async def trigger_job(
 
     Errors: InvalidInput, NotFound, Conflict (JOB_ARCHIVED), AlreadyExists (RUN_KEY_TAKEN, REQUEST_ID_REUSED).
     """
-    require(principal, Action.TRIGGER, service=request.job.service)
+    require(principal, Action.TRIGGER, Resource(service=request.job.service))
     _check(request)
 
     async with database.acting_for(principal) as tx:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from uuid import UUID
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Principal, Resource, require
 from scheduler_service.domain.errors import NotFound
 from scheduler_service.domain.names import JobName, ScheduleName
 from scheduler_service.domain.record import Run
@@ -112,11 +112,11 @@ async def _scope(tx: Transaction, principal: Principal, target: JobName | Schedu
         if await run_store.get_run(tx, target) is not None:
             return Scope("run_id", target)
     elif isinstance(target, JobName):
-        require(principal, Action.READ, service=target.service)
+        require(principal, Action.READ, Resource(service=target.service))
         for job_id in await run_store.jobs_of(tx, target.service, target.job):
             return Scope("job_id", job_id)
     else:
-        require(principal, Action.READ, service=target.job.service, tenant=target.tenant)
+        require(principal, Action.READ, Resource(service=target.job.service, tenant=target.tenant))
         if (schedule_id := await store.find_schedule(tx, target)) is not None:
             return Scope("schedule_id", schedule_id)
     raise NotFound("there is nothing of that name, or it is not yours to see")

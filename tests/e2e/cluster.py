@@ -83,7 +83,7 @@ class Cluster:
             "port": scheduler.port,
             "metrics_port": scheduler.metrics_port,
             "service_tokens": self.secrets.service_tokens,
-            "jwt_secret": self.secrets.jwt_secret,
+            "development_jwt_secret": self.secrets.jwt_secret,
             "replica": name,
         }
         wanted = own | self._settings | settings

@@ -31,8 +31,10 @@ from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
 from scheduler_service.domain.run import parse_run_name
+from scheduler_service.identity.credentials import Credentials
+from scheduler_service.identity.jwts import JwtVerifier
+from scheduler_service.identity.service_tokens import ServiceTokens
 from scheduler_service.rpc.calls import Calls
-from scheduler_service.rpc.credentials import Credentials
 from scheduler_service.rpc.jobs import JobService
 from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.registry import RegistryService
@@ -82,7 +84,9 @@ def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 async def api(database: Database) -> AsyncIterator[Api]:
     """With one registered job, at midnight each day."""
-    credentials = Credentials(parse_service_tokens("email-service=email-1.a-secret-for-tests-only"), RULES)
+    credentials = Credentials(
+        ServiceTokens(parse_service_tokens("email-service=email-1.a-secret-for-tests-only")), JwtVerifier(RULES)
+    )
     server = grpc.aio.server(interceptors=(Calls(credentials, CallMetrics(CollectorRegistry())),))
     wakeups = Wakeups()
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(database, wakeups), server)

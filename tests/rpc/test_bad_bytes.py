@@ -25,8 +25,10 @@ from prometheus_client import CollectorRegistry
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
 from scheduler_service.domain.errors import InvalidInput
 from scheduler_service.domain.fields import MAX_JSON_BYTES, Violations, check_json
+from scheduler_service.identity.credentials import Credentials
+from scheduler_service.identity.jwts import JwtVerifier
+from scheduler_service.identity.service_tokens import ServiceTokens
 from scheduler_service.rpc.calls import Calls
-from scheduler_service.rpc.credentials import Credentials
 from scheduler_service.rpc.decode_runs import trigger_request
 from scheduler_service.rpc.job_messages import read_manifest, read_overrides
 from scheduler_service.rpc.jobs import JobService
@@ -49,7 +51,9 @@ _BAD_BYTES = {
 
 @pytest.fixture
 async def channel(database: Database) -> AsyncIterator[grpc.aio.Channel]:
-    credentials = Credentials(parse_service_tokens(f"email-service=t1.{_SECRET}"), JwtRules())
+    credentials = Credentials(
+        ServiceTokens(parse_service_tokens(f"email-service=t1.{_SECRET}")), JwtVerifier(JwtRules())
+    )
     server = grpc.aio.server(interceptors=(Calls(credentials, CallMetrics(CollectorRegistry())),))
     wakeups = Wakeups()
     job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(database, wakeups), server)

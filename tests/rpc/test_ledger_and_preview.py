@@ -29,8 +29,10 @@ from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.credentials import parse_service_tokens
 from scheduler_service.domain.run import RunState
+from scheduler_service.identity.credentials import Credentials
+from scheduler_service.identity.jwts import JwtVerifier
+from scheduler_service.identity.service_tokens import ServiceTokens
 from scheduler_service.rpc.calls import Calls
-from scheduler_service.rpc.credentials import Credentials
 from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.registry import RegistryService
 from scheduler_service.rpc.schedules import ScheduleService
@@ -83,7 +85,9 @@ class Api:
 @pytest.fixture
 async def api(database_urls: DatabaseUrls) -> AsyncIterator[Api]:
     database = SteppedDatabase(database_urls.api, database_urls.engine, pool_size=4)
-    credentials = Credentials(parse_service_tokens("email-service=email-1.a-secret-for-tests-only"), RULES)
+    credentials = Credentials(
+        ServiceTokens(parse_service_tokens("email-service=email-1.a-secret-for-tests-only")), JwtVerifier(RULES)
+    )
     server = grpc.aio.server(interceptors=(Calls(credentials, CallMetrics(CollectorRegistry())),))
     wakeups = Wakeups()
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(database, wakeups), server)

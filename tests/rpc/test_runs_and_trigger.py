@@ -20,10 +20,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
-from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
+from scheduler_service.domain.credentials import JwtRules
 from scheduler_service.domain.run import RunState, run_name
 from scheduler_service.rpc.calls import Calls
-from scheduler_service.rpc.credentials import Credentials
 from scheduler_service.rpc.jobs import JobService
 from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.runs import RunService
@@ -32,6 +31,7 @@ from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 from tests import builders
 from tests.builders import MadeJob
 from tests.conftest import DatabaseUrls
+from tests.credentials import accepting
 
 _JWT_SECRET = "only-for-tests-only-for-tests-only-for-tests"
 _SERVICE_SECRET = "only-for-tests-only-for-tests"
@@ -85,8 +85,7 @@ def job(admin: psycopg.Connection[Any]) -> MadeJob:
 @pytest.fixture
 async def api(database: Database) -> AsyncIterator[Api]:
     wakeups = ObservedWakeups()
-    tokens = parse_service_tokens(f"email-service=t1.{_SERVICE_SECRET}")
-    credentials = Credentials(tokens, JwtRules(secret=_JWT_SECRET))
+    credentials = accepting(f"email-service=t1.{_SERVICE_SECRET}", JwtRules(secret=_JWT_SECRET))
     server = grpc.aio.server(interceptors=(Calls(credentials, CallMetrics(CollectorRegistry())),))
     run_service_pb2_grpc.add_RunServiceServicer_to_server(RunService(database, wakeups), server)
     job_service_pb2_grpc.add_JobServiceServicer_to_server(JobService(database, wakeups), server)

@@ -18,7 +18,7 @@ from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import claim, make_job, make_live_run, make_session
 
-WORKER = Principal(Kind.SERVICE, name="worker", service=ANY_SERVICE, scopes=frozenset({Scope.WORK}))
+WORKER = Principal(Kind.WORKER, name="worker", service=ANY_SERVICE, scopes=frozenset({Scope.WORK}))
 
 
 class Stream:

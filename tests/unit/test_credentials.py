@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import jwt
 import pytest
 
-from scheduler_service.domain.access import ANONYMOUS, Action, Kind, Principal, Scope, may, require
+from scheduler_service.domain.access import ANONYMOUS, Action, Kind, Principal, Resource, Scope, may, require
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
 from scheduler_service.domain.errors import Forbidden, NotFound, Unauthenticated
-from scheduler_service.rpc.credentials import Credentials
+from scheduler_service.identity.credentials import Credentials
+from tests.credentials import accepting
 
 SECRET = "a-development-secret-of-32-characters"
 TOKENS = "email-service=t1.0123456789abcdef0123456789abcdef, *=w1.fedcba9876543210fedcba9876543210"
@@ -18,7 +19,7 @@ TOKENS = "email-service=t1.0123456789abcdef0123456789abcdef, *=w1.fedcba98765432
 
 @pytest.fixture
 def credentials() -> Credentials:
-    return Credentials(parse_service_tokens(TOKENS), JwtRules(secret=SECRET))
+    return accepting(TOKENS, JwtRules(secret=SECRET))
 
 
 def bearer(*, secret: str = SECRET, algorithm: str = "HS256", drop: str = "", **claims: object) -> tuple[str, str]:
@@ -35,64 +36,64 @@ def bearer(*, secret: str = SECRET, algorithm: str = "HS256", drop: str = "", **
     return ("authorization", f"Bearer {jwt.encode(body, secret, algorithm=algorithm)}")
 
 
-def test_nothing_sent_is_anonymous(credentials: Credentials) -> None:
-    assert credentials.principal([("user-agent", "grpcurl")]) == ANONYMOUS
+async def test_nothing_sent_is_anonymous(credentials: Credentials) -> None:
+    assert await credentials.principal([("user-agent", "grpcurl")]) == ANONYMOUS
 
 
-def test_a_service_token_names_its_service_with_all_scopes(credentials: Credentials) -> None:
-    principal = credentials.principal([("x-service-token", "t1.0123456789abcdef0123456789abcdef")])
+async def test_a_service_token_names_its_service_with_all_scopes(credentials: Credentials) -> None:
+    principal = await credentials.principal([("x-service-token", "t1.0123456789abcdef0123456789abcdef")])
     assert (principal.kind, principal.service, principal.scopes) == (Kind.SERVICE, "email-service", frozenset(Scope))
 
 
-def test_a_token_for_every_service_may_only_work(credentials: Credentials) -> None:
-    principal = credentials.principal([("x-service-token", "w1.fedcba9876543210fedcba9876543210")])
-    assert may(principal, Action.WORK, service="any")
-    assert not may(principal, Action.REGISTER, service="any")
-    assert not may(principal, Action.READ, service="*")
+async def test_a_token_for_every_service_may_only_work(credentials: Credentials) -> None:
+    principal = await credentials.principal([("x-service-token", "w1.fedcba9876543210fedcba9876543210")])
+    assert may(principal, Action.WORK, Resource(service="any"))
+    assert not may(principal, Action.REGISTER, Resource(service="any"))
+    assert not may(principal, Action.READ, Resource(service="*"))
 
 
 @pytest.mark.parametrize(
     "token",
     ["t1.wrong", "t1", "", "nobody.0123456789abcdef0123456789abcdef", "t1.0123456789abcdef0123456789abcdef0", "." * 99],
 )
-def test_a_wrong_service_token_is_refused_and_not_repeated(credentials: Credentials, token: str) -> None:
+async def test_a_wrong_service_token_is_refused_and_not_repeated(credentials: Credentials, token: str) -> None:
     with pytest.raises(Unauthenticated) as refused:
-        credentials.principal([("x-service-token", token)])
+        await credentials.principal([("x-service-token", token)])
     assert refused.value.reason == "CREDENTIALS_INVALID"
     assert not token.strip(".") or token not in refused.value.message
 
 
-def test_a_jwt_with_the_role_is_an_admin(credentials: Credentials) -> None:
-    assert credentials.principal([bearer(role="admin")]) == Principal(Kind.ADMIN, name="alice")
+async def test_a_jwt_with_the_role_is_an_admin(credentials: Credentials) -> None:
+    assert await credentials.principal([bearer(role="admin")]) == Principal(Kind.ADMIN, name="alice")
 
 
-def test_a_jwt_with_a_tenant_is_a_user(credentials: Credentials) -> None:
-    assert credentials.principal([bearer(tenant="acme")]) == Principal(Kind.USER, name="alice", tenant="acme")
+async def test_a_jwt_with_a_tenant_is_a_user(credentials: Credentials) -> None:
+    assert await credentials.principal([bearer(tenant="acme")]) == Principal(Kind.USER, name="alice", tenant="acme")
 
 
-def test_a_jwt_with_neither_is_a_user_of_no_tenant(credentials: Credentials) -> None:
-    nobody = credentials.principal([bearer()])
+async def test_a_jwt_with_neither_is_a_user_of_no_tenant(credentials: Credentials) -> None:
+    nobody = await credentials.principal([bearer()])
     assert may(nobody, Action.READ)
     with pytest.raises(NotFound):
-        require(nobody, Action.READ, tenant="acme")
+        require(nobody, Action.READ, Resource(tenant="acme"))
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 @pytest.mark.parametrize("claims", [("sub",), ("sub", "role"), ("tenant",)])
-def test_a_jwt_that_names_nobody_who_can_be_stored_is_refused(
+async def test_a_jwt_that_names_nobody_who_can_be_stored_is_refused(
     credentials: Credentials, claims: tuple[str, ...], text: str
 ) -> None:
     said = {claim: "admin" if claim == "role" else text for claim in claims}
     with pytest.raises(Unauthenticated, match="cannot be stored") as refused:
-        credentials.principal([bearer(**said)])
+        await credentials.principal([bearer(**said)])
     assert refused.value.reason == "CREDENTIALS_INVALID"
 
 
-def test_claims_are_found_by_path() -> None:
+async def test_claims_are_found_by_path() -> None:
     rules = JwtRules(secret=SECRET, role_claim="metadata.role", tenant_claim="org.id")
-    credentials = Credentials([], rules)
-    assert credentials.principal([bearer(metadata={"role": "admin"})]).is_admin
-    assert credentials.principal([bearer(org={"id": "acme"}, metadata="admin")]).tenant == "acme"
+    credentials = accepting("", rules)
+    assert (await credentials.principal([bearer(metadata={"role": "admin"})])).is_admin
+    assert (await credentials.principal([bearer(org={"id": "acme"}, metadata="admin")])).tenant == "acme"
 
 
 @pytest.mark.parametrize(
@@ -110,14 +111,14 @@ def test_claims_are_found_by_path() -> None:
         ("authorization", "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0."),
     ],
 )
-def test_a_wrong_jwt_is_refused(credentials: Credentials, sent: tuple[str, str]) -> None:
+async def test_a_wrong_jwt_is_refused(credentials: Credentials, sent: tuple[str, str]) -> None:
     with pytest.raises(Unauthenticated):
-        credentials.principal([sent])
+        await credentials.principal([sent])
 
 
-def test_without_a_secret_no_jwt_is_accepted() -> None:
-    with pytest.raises(Unauthenticated, match="CARILLON_JWT_SECRET"):
-        Credentials([], JwtRules()).principal([bearer(role="admin")])
+async def test_without_a_secret_no_jwt_is_accepted() -> None:
+    with pytest.raises(Unauthenticated, match="CARILLON_DEVELOPMENT_JWT_SECRET"):
+        await accepting("").principal([bearer(role="admin")])
 
 
 @pytest.mark.parametrize("text", ["email-service", "email-service=t1", "=t1.secretsecretsecret", "a=t1.short"])
@@ -130,17 +131,17 @@ def test_a_malformed_token_setting_is_a_sentence_without_the_secret(text: str) -
 def test_an_admin_may_not_register_and_a_service_only_its_own() -> None:
     admin = Principal(Kind.ADMIN, name="alice")
     service = Principal(Kind.SERVICE, name="t1", service="email-service", scopes=frozenset(Scope))
-    require(service, Action.REGISTER, service="email-service")
+    require(service, Action.REGISTER, Resource(service="email-service"))
     for principal, name in ((admin, "email-service"), (service, "kpi-service")):
         with pytest.raises(Forbidden, match="registration needs a service token"):
-            require(principal, Action.REGISTER, service=name)
+            require(principal, Action.REGISTER, Resource(service=name))
 
 
 def test_a_user_learns_nothing_of_another_tenant() -> None:
     user = Principal(Kind.USER, name="u", tenant="acme")
-    require(user, Action.SET_SCHEDULE, tenant="acme")
+    require(user, Action.SET_SCHEDULE, Resource(tenant="acme"))
     for tenant in ("globex", "-"):
         with pytest.raises(NotFound):
-            require(user, Action.SET_SCHEDULE, tenant=tenant)
+            require(user, Action.SET_SCHEDULE, Resource(tenant=tenant))
     with pytest.raises(Unauthenticated):
         require(ANONYMOUS, Action.READ)

@@ -28,9 +28,13 @@ def test_defaults_are_those_of_the_readme() -> None:
         ("CARILLON_PORT", "70000", "CARILLON_PORT is wrong"),
         ("CARILLON_DEFAULT_TIME_ZONE", "Europe/Berlim", "CARILLON_DEFAULT_TIME_ZONE is wrong"),
         ("CARILLON_LEASE_SECONDS", "6", "at least three times CARILLON_HEARTBEAT_SECONDS"),
-        ("CARILLON_JWT_SECRET", "short", "CARILLON_JWT_SECRET is shorter"),
+        ("CARILLON_DEVELOPMENT_JWT_SECRET", "short", "CARILLON_DEVELOPMENT_JWT_SECRET is shorter"),
         ("CARILLON_SERVICE_TOKENS", "email-service", "CARILLON_SERVICE_TOKENS: entry 1"),
-        ("CARILLON_JWT_SECRET_FILE", "/nowhere/at-all", "CARILLON_JWT_SECRET_FILE names /nowhere/at-all"),
+        (
+            "CARILLON_DEVELOPMENT_JWT_SECRET_FILE",
+            "/nowhere/at-all",
+            "CARILLON_DEVELOPMENT_JWT_SECRET_FILE names /nowhere/at-all",
+        ),
         ("CARILLON_LOG_FORMAT", "xml", "CARILLON_LOG_FORMAT is wrong"),
         ("CARILLON_DATABASE_URL", "mysql://a@localhost/x", "CARILLON_DATABASE_URL must begin with postgresql://"),
         ("CARILLON_ENGINE_URL", "postgresql://a@other/x", "name one login"),
@@ -54,7 +58,7 @@ def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch
 def test_a_secret_may_stand_in_a_file_and_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     secret = "0123456789abcdef0123456789abcdef"
     (tmp_path / "secret").write_text(secret + "\n")
-    monkeypatch.setenv("CARILLON_JWT_SECRET_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("CARILLON_DEVELOPMENT_JWT_SECRET_FILE", str(tmp_path / "secret"))
     settings = read_settings()
     assert settings.jwt_rules().secret == secret
     assert secret not in repr(settings)

@@ -17,7 +17,6 @@ from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.attempt import ClaimedRun
-from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
 from scheduler_service.domain.run import TriggerSource
 from scheduler_service.loops.completer import CompleterLoop
 from scheduler_service.loops.loop import Loop
@@ -25,7 +24,6 @@ from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.loops.ticker import SecondTicker, Ticker
 from scheduler_service.loops.worker_streams import LeaseLoop, ReportLoop
 from scheduler_service.rpc.calls import Calls, caller
-from scheduler_service.rpc.credentials import Credentials
 from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.work import WorkerService
 from scheduler_service.rpc.work_outbox import Outbox
@@ -37,6 +35,7 @@ from scheduler_service.usecases.reap import Cancels, Reaper
 from scheduler_service.usecases.report import Reports
 from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups
+from tests.credentials import accepting
 
 WORKER_TOKEN = "worker.a-secret-of-the-tests"
 EMAIL_TOKEN = "email.a-secret-of-the-tests"
@@ -93,7 +92,10 @@ class Replica:
 @asynccontextmanager
 async def serving(replica: Replica) -> AsyncIterator[Replica]:
     """The replica with its server and its loops."""
-    calls = Calls(Credentials(parse_service_tokens(TOKENS), JwtRules()), CallMetrics(CollectorRegistry()))
+    calls = Calls(
+        accepting(TOKENS),
+        CallMetrics(CollectorRegistry()),
+    )
     server = grpc.aio.server(interceptors=(calls,))
     worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(replica.service, server)
     replica.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -60,6 +60,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The session opened a newer stream; this one is closed."""
     ERROR_REASON_PROTOCOL: _ErrorReason.ValueType  # 18
     """A message on the work stream is out of order or malformed."""
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 19
+    """The principal makes such calls faster than it may; try again after the time in `google.rpc.RetryInfo`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `carillon`) in the status details,
@@ -104,4 +106,6 @@ ERROR_REASON_STREAM_REPLACED: ErrorReason.ValueType  # 17
 """The session opened a newer stream; this one is closed."""
 ERROR_REASON_PROTOCOL: ErrorReason.ValueType  # 18
 """A message on the work stream is out of order or malformed."""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 19
+"""The principal makes such calls faster than it may; try again after the time in `google.rpc.RetryInfo`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

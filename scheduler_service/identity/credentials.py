@@ -1,0 +1,109 @@
+"""Who calls: from what a call carries to its principal.
+
+A call carries one of: a service token (`x-service-token: id.secret`), a JWT (`authorization: Bearer ...`, RFC 6750),
+or nothing on a connection with a client certificate. What was sent and does not hold is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler_service.domain.access import ANONYMOUS, Principal
+from scheduler_service.domain.errors import Unauthenticated
+
+_TOKEN = "x-service-token"
+_JWT = "authorization"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What is known of a call's connection. `certificate_names`: of a client certificate that was verified, none
+    without one."""
+
+    address: str = ""
+    certificate_names: tuple[str, ...] = ()
+
+
+UNKNOWN = Connection()
+
+
+class Tokens(Protocol):
+    """Service tokens."""
+
+    def principal(self, token: str) -> Principal:
+        """Errors: Unauthenticated (`CREDENTIALS_INVALID`); Unavailable if tokens could not be read yet."""
+        ...
+
+    def holds(self, principal: Principal) -> bool:
+        """Whether the token by which this principal came is still good."""
+        ...
+
+
+class Jwts(Protocol):
+    """JSON Web Tokens."""
+
+    async def principal(self, token: str) -> Principal:
+        """Errors: Unauthenticated (`CREDENTIALS_INVALID`); Unavailable if its key cannot be had."""
+        ...
+
+
+class Certificates(Protocol):
+    """Client certificates of workers."""
+
+    def principal(self, names: tuple[str, ...]) -> Principal | None:
+        """None where no certificate was shown. Errors: Unauthenticated for one that is nobody's here."""
+        ...
+
+    def refuse_mismatch(self, principal: Principal, names: tuple[str, ...]) -> None:
+        """Refuses (Unauthenticated) a token that is bound to more than the certificate beside it."""
+        ...
+
+
+class Credentials:
+    """Turns what a call carries into its principal."""
+
+    def __init__(self, tokens: Tokens, jwts: Jwts, certificates: Certificates | None = None) -> None:
+        self._tokens = tokens
+        self._jwts = jwts
+        self._certificates = certificates
+
+    async def principal(
+        self, metadata: Iterable[tuple[str, str | bytes]], connection: Connection = UNKNOWN
+    ) -> Principal:
+        """Errors: Unauthenticated (`CREDENTIALS_INVALID`) for anything that was sent and does not hold; Unavailable
+        where it cannot be checked now."""
+        sent = _sent(metadata)
+        if _TOKEN in sent:
+            principal = self._tokens.principal(sent[_TOKEN])
+            if self._certificates is not None:
+                self._certificates.refuse_mismatch(principal, connection.certificate_names)
+            return principal
+        if _JWT in sent:
+            return await self._jwts.principal(_bearer(sent[_JWT]))
+        if self._certificates is not None:
+            return self._certificates.principal(connection.certificate_names) or ANONYMOUS
+        return ANONYMOUS
+
+    def holds(self, principal: Principal) -> bool:
+        """Whether a principal's token was revoked meanwhile, for streams; what expires says `expires_at`."""
+        return self._tokens.holds(principal)
+
+
+def invalid(sentence: str) -> Unauthenticated:
+    return Unauthenticated(sentence, reason="CREDENTIALS_INVALID")
+
+
+def _sent(metadata: Iterable[tuple[str, str | bytes]]) -> Mapping[str, str]:
+    found = [(key, str(value)) for key, value in metadata if key in (_TOKEN, _JWT)]
+    if len(found) > 1:
+        raise invalid(f"a call carries one credential, and this one has {len(found)}; send `{_TOKEN}` or `{_JWT}`")
+    return dict(found)
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise invalid("`authorization` must be `Bearer <JWT>`")
+    return token.strip()

@@ -1,0 +1,57 @@
+"""What each method of the API is, to whoever decides whether it may be called: a method that is not here is refused.
+
+The method's action is checked before its handler runs; whose thing it is about, the use case checks itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from scheduler_service.domain.access import Action
+
+PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+"""Anybody may call these."""
+
+ACTIONS: Mapping[str, Action] = {
+    "/carillon.v1.RegistryService/RegisterJobs": Action.REGISTER,
+    "/carillon.v1.RegistryService/RemoveJob": Action.REGISTER,
+    "/carillon.v1.JobService/GetJob": Action.READ,
+    "/carillon.v1.JobService/ListJobs": Action.READ,
+    "/carillon.v1.JobService/UpdateJob": Action.STEER,
+    "/carillon.v1.JobService/ResetJobOverrides": Action.STEER,
+    "/carillon.v1.JobService/PauseJob": Action.STEER,
+    "/carillon.v1.JobService/ResumeJob": Action.STEER,
+    "/carillon.v1.JobService/TriggerJob": Action.TRIGGER,
+    "/carillon.v1.JobService/BackfillJob": Action.BACKFILL,
+    "/carillon.v1.JobService/GetBackfill": Action.BACKFILL,
+    "/carillon.v1.JobService/ListBackfills": Action.BACKFILL,
+    "/carillon.v1.JobService/CancelBackfill": Action.BACKFILL,
+    "/carillon.v1.JobService/GetJobStats": Action.READ,
+    "/carillon.v1.ScheduleService/GetSchedule": Action.READ,
+    "/carillon.v1.ScheduleService/ListSchedules": Action.READ,
+    "/carillon.v1.ScheduleService/PutSchedule": Action.SET_SCHEDULE,
+    "/carillon.v1.ScheduleService/DeleteSchedule": Action.SET_SCHEDULE,
+    "/carillon.v1.ScheduleService/PauseSchedule": Action.SET_SCHEDULE,
+    "/carillon.v1.ScheduleService/ResumeSchedule": Action.SET_SCHEDULE,
+    "/carillon.v1.ScheduleService/RunSchedule": Action.RUN_SCHEDULE,
+    "/carillon.v1.ScheduleService/PreviewOccurrences": Action.READ,
+    "/carillon.v1.ScheduleService/ListLedger": Action.READ,
+    "/carillon.v1.ScheduleService/GetTenant": Action.TENANT,
+    "/carillon.v1.ScheduleService/PutTenant": Action.TENANT,
+    "/carillon.v1.ScheduleService/RemoveTenant": Action.REMOVE_TENANT,
+    "/carillon.v1.RunService/GetRun": Action.READ,
+    "/carillon.v1.RunService/ListRuns": Action.READ,
+    "/carillon.v1.RunService/WatchRuns": Action.READ,
+    "/carillon.v1.RunService/ListAttempts": Action.READ,
+    "/carillon.v1.RunService/ListItems": Action.READ,
+    "/carillon.v1.RunService/CancelRun": Action.CANCEL,
+    "/carillon.v1.WorkerService/Work": Action.WORK,
+    "/carillon.v1.AuditService/ListAuditEvents": Action.AUDIT,
+    "/carillon.v1.AuditService/GetAuditHead": Action.AUDIT,
+    "/carillon.v1.AuditService/VerifyAuditTrail": Action.AUDIT,
+}
+
+
+def unlisted(methods: Iterable[str]) -> list[str]:
+    """Those of these full names (`/carillon.v1.JobService/GetJob`) that have no action here."""
+    return [method for method in methods if method not in ACTIONS and not method.startswith(PUBLIC)]
