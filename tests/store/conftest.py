@@ -11,6 +11,8 @@ import pytest
 from scheduler_service.store.database import Database
 from tests.builders import connect
 from tests.conftest import DatabaseUrls
+from tests.store.definitions_case import Scheduler, scheduler_on
+from tests.store.turns_case import Begin, Case
 
 
 @pytest.fixture
@@ -31,3 +33,22 @@ async def other(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any
     """Another replica's connection."""
     async with await database.hot_connection() as connection:
         yield connection
+
+
+@pytest.fixture
+async def scheduler(
+    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
+) -> AsyncIterator[Scheduler]:
+    """The use cases on a fresh database whose clock the test steps."""
+    async with scheduler_on(database_urls, hot, admin) as scheduler:
+        yield scheduler
+
+
+@pytest.fixture
+def begin(admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]) -> Begin:
+    """Makes a schedule whose runs take turns by a policy."""
+
+    def begin(overlap: str, **columns: Any) -> Case:
+        return Case(admin, hot, overlap, **columns)
+
+    return begin

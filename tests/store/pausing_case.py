@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,23 +17,13 @@ from scheduler_service.domain.timing import CatchUp, occurrences
 from scheduler_service.store.timeline import timelines
 from scheduler_service.usecases import jobs, pausing
 from tests.builders import ADMIN
-from tests.conftest import DatabaseUrls
-from tests.store.definitions_case import DIGEST, Scheduler, digest, every, scheduler_on
+from tests.store.definitions_case import DIGEST, Scheduler, digest, every
 
 ALLOW_ALL = Policies(overlap=Overlap.ALLOW_ALL)
 
 
-@asynccontextmanager
-async def pausing_on(
-    urls: DatabaseUrls, hot: psycopg.AsyncConnection[Any], admin: psycopg.Connection[Any], **fields: Any
-) -> AsyncIterator[Scheduler]:
-    """With one job that is due each 10 minutes, lets runs overlap, and may be scheduled by tenants."""
-    async with scheduler_on(urls, hot, admin) as scheduler:
-        await scheduler.register(job(**fields))
-        yield scheduler
-
-
 def job(**fields: Any) -> JobSpec:
+    """One that is due each 10 minutes, lets runs overlap, and may be scheduled by tenants."""
     defaults: dict[str, Any] = {"timing": every("10m"), "tenant_schedules": True, "policies": ALLOW_ALL}
     return digest(**(defaults | fields))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -58,18 +57,14 @@ from tests.store.definitions_case import (
     Scheduler,
     every,
     for_tenant,
-    scheduler_on,
 )
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
+async def scheduler(scheduler: Scheduler) -> Scheduler:
     """With one hourly job, whose runs do not wait for each other."""
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        await register(scheduler, ALLOW_ALL)
-        yield scheduler
+    await register(scheduler, ALLOW_ALL)
+    return scheduler
 
 
 async def test_each_occurrence_of_the_range_becomes_a_run(scheduler: Scheduler) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
-import psycopg
 import pytest
 
 from scheduler_service.domain.access import ANONYMOUS, Principal
@@ -34,7 +31,6 @@ from scheduler_service.usecases.backfill import (
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests import builders
 from tests.builders import ADMIN
-from tests.conftest import DatabaseUrls
 from tests.store.backfill_case import (
     ALLOW_ALL,
     DAY,
@@ -56,18 +52,14 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
     own,
-    scheduler_on,
 )
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
+async def scheduler(scheduler: Scheduler) -> Scheduler:
     """With one hourly job, whose runs do not wait for each other."""
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        await register(scheduler, ALLOW_ALL)
-        yield scheduler
+    await register(scheduler, ALLOW_ALL)
+    return scheduler
 
 
 async def test_cancelling_ends_what_waits_and_asks_what_runs(scheduler: Scheduler) -> None:

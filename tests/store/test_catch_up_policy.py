@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, timedelta
-from typing import Any
 
-import psycopg
 import pytest
 
 from scheduler_service.domain.errors import InvalidInput
@@ -15,16 +12,7 @@ from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.timing import CatchUp
 from scheduler_service.usecases import jobs
 from tests.builders import ADMIN
-from tests.conftest import DatabaseUrls
-from tests.store.definitions_case import DIGEST, HOUR, MINUTE, START, Scheduler, digest, every, own, scheduler_on
-
-
-@pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
+from tests.store.definitions_case import DIGEST, HOUR, MINUTE, START, Scheduler, digest, every, own
 
 
 def beside(catch_up: CatchUp | None = None, window: timedelta | None = None) -> Policies:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +22,6 @@ from scheduler_service.usecases.deleting import Deleted
 from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN, claim, make_session, user
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     EMAIL,
     HOUR,
@@ -35,20 +33,16 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
     own,
-    scheduler_on,
 )
 
 NAME = for_tenant("acme")
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
+async def scheduler(scheduler: Scheduler) -> Scheduler:
     """With one job, of which tenants may have several schedules' runs at once."""
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        await scheduler.register(scheduled())
-        yield scheduler
+    await scheduler.register(scheduled())
+    return scheduler
 
 
 def scheduled(job: str = "weekly-digest", overlap: Overlap = Overlap.ALLOW_ALL, **timing: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from scheduler_service.usecases import jobs
 from scheduler_service.usecases.jobs import JobFilter
 from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN, service
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     DIGEST,
     EMAIL,
@@ -30,18 +28,9 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
     own,
-    scheduler_on,
 )
 
 ALONGSIDE = Policies(overlap=Overlap.ALLOW_ALL)
-
-
-@pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
 
 
 def minutes(scheduler: Scheduler) -> list[tuple[float, int]]:

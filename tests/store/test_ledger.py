@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 
 from scheduler_service.domain.job import JobOverrides, Policies
@@ -25,7 +23,6 @@ from tests.builders import (
     make_live_run,
     make_session,
 )
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     DIGEST,
     HOUR,
@@ -36,17 +33,8 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
     own,
-    scheduler_on,
 )
-from tests.store.ledger_case import ALLOW_ALL, SECOND, Admin, age_all, end_all, lines, read
-
-
-@pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, hot: psycopg.AsyncConnection[Any], admin: Admin
-) -> AsyncIterator[Scheduler]:
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
+from tests.store.ledger_case import ALLOW_ALL, SECOND, age_all, end_all, lines, read
 
 
 async def test_each_occurrence_is_what_became_of_its_run(scheduler: Scheduler) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -29,7 +27,6 @@ from tests.builders import (
     service,
     user,
 )
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     EMAIL,
     HOUR,
@@ -40,17 +37,8 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
     own,
-    scheduler_on,
 )
-from tests.store.ledger_case import ALLOW_ALL, SECOND, Admin, age_all, end_all, lines, read
-
-
-@pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, hot: psycopg.AsyncConnection[Any], admin: Admin
-) -> AsyncIterator[Scheduler]:
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
+from tests.store.ledger_case import ALLOW_ALL, SECOND, age_all, end_all, lines, read
 
 
 async def test_pages_together_are_the_whole_and_have_one_end(scheduler: Scheduler) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -29,16 +28,14 @@ from tests.store.definitions_case import (
     for_tenant,
     own,
 )
-from tests.store.pausing_case import job, pause, pause_job, pausing_on, resume, resume_job, unaccounted
+from tests.store.pausing_case import job, pause, pause_job, resume, resume_job, unaccounted
 from tests.store.test_waiting import SECOND, held, ticking, until_it_waits
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
-    async with pausing_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
+async def scheduler(scheduler: Scheduler) -> Scheduler:
+    await scheduler.register(job())
+    return scheduler
 
 
 def rows(scheduler: Scheduler, query: str) -> list[tuple[Any, ...]]:

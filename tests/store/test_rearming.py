@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,8 +17,7 @@ from scheduler_service.domain.timing import CatchUp, tzdata_version
 from scheduler_service.domain.timing.release import is_newer_release
 from scheduler_service.usecases.rearming import BATCH, Rearming
 from scheduler_service.usecases.tick import NobodySeated, tick
-from tests.conftest import DatabaseUrls
-from tests.store.definitions_case import HOUR, MINUTE, Scheduler, digest, for_tenant, scheduler_on
+from tests.store.definitions_case import HOUR, MINUTE, Scheduler, digest, for_tenant
 from tests.store.definitions_case import every as interval
 from tests.store.engine_case import START, Connection, every, job_of, rows
 
@@ -27,12 +25,6 @@ Admin = psycopg.Connection[Any]
 OLDER = "2001a"
 NEWER = "9999z"
 NEW_YORK: dict[str, Any] = {"cron": "0 9 * * *", "time_zone": "America/New_York", "settled_to": START}
-
-
-@pytest.fixture
-async def scheduler(database_urls: DatabaseUrls, admin: Admin, hot: Connection) -> AsyncIterator[Scheduler]:
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
 
 
 def computed_by(admin: Admin, version: str, ago: timedelta = timedelta(days=30)) -> None:

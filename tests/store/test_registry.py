@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
@@ -26,7 +23,6 @@ from scheduler_service.domain.job import (
 from scheduler_service.usecases import jobs, registry
 from scheduler_service.usecases.registry import ChangeKind
 from tests.builders import ADMIN, MadeJob, claim, make_live_run, make_session, service
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     DIGEST,
     EMAIL,
@@ -38,18 +34,9 @@ from tests.store.definitions_case import (
     every,
     kinds,
     own,
-    scheduler_on,
 )
 
 CREATED, UPDATED, UNCHANGED, REMOVED = ChangeKind
-
-
-@pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
 
 
 async def test_new_jobs_are_created_and_armed(scheduler: Scheduler) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +19,6 @@ from scheduler_service.domain.timing import CatchUp
 from scheduler_service.usecases import deleting, registry
 from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import DIGEST, EMAIL, HOUR, MINUTE, START, Scheduler, every, for_tenant, own
 from tests.store.ledger_case import end_all, read
 from tests.store.pausing_case import (
@@ -29,7 +27,6 @@ from tests.store.pausing_case import (
     made,
     pause,
     pause_job,
-    pausing_on,
     resume,
     resume_job,
     unaccounted,
@@ -38,11 +35,9 @@ from tests.store.test_waiting import SECOND, ticking, until_it_waits
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
-    async with pausing_on(database_urls, hot, admin) as scheduler:
-        yield scheduler
+async def scheduler(scheduler: Scheduler) -> Scheduler:
+    await scheduler.register(job())
+    return scheduler
 
 
 def at(minute: float) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC
 from typing import Any
@@ -31,7 +30,6 @@ from scheduler_service.usecases.run_schedule import RunScheduleRequest, run_sche
 from scheduler_service.usecases.runs import get_run
 from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN, user
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     DIGEST,
     EMAIL,
@@ -43,22 +41,18 @@ from tests.store.definitions_case import (
     for_tenant,
     own,
 )
-from tests.store.pausing_case import job, pause, pause_job, pausing_on, unaccounted
+from tests.store.pausing_case import job, pause, pause_job, unaccounted
 from tests.store.test_waiting import SECOND, ticking, until_it_waits
 
 ACME = for_tenant("acme")
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
-    async with pausing_on(
-        database_urls, hot, admin, policies=Policies(overlap=Overlap.SKIP), config={"limit": 1, "dry": True, "only": []}
-    ) as scheduler:
-        spec = ScheduleSpec(every("10m"), config={"limit": 2, "dry": False}, labels={"brand_id": "b"})
-        await scheduler.put(ACME, spec)
-        yield scheduler
+async def scheduler(scheduler: Scheduler) -> Scheduler:
+    await scheduler.register(job(policies=Policies(overlap=Overlap.SKIP), config={"limit": 1, "dry": True, "only": []}))
+    spec = ScheduleSpec(every("10m"), config={"limit": 2, "dry": False}, labels={"brand_id": "b"})
+    await scheduler.put(ACME, spec)
+    return scheduler
 
 
 async def run_now(scheduler: Scheduler, name: ScheduleName = ACME, *, by: Principal = ADMIN, **request: Any) -> Run:

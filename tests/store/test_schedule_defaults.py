@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from scheduler_service.domain.access import Principal
@@ -15,7 +13,6 @@ from scheduler_service.domain.names import JobName, ScheduleName, ScheduleParent
 from scheduler_service.domain.schedule import NO_CRON, Schedule, ScheduleSpec
 from scheduler_service.usecases import deleting, schedules, tenants
 from tests.builders import ADMIN, service, user
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     EMAIL,
     TABLES,
@@ -24,7 +21,6 @@ from tests.store.definitions_case import (
     digest,
     every,
     for_tenant,
-    scheduler_on,
 )
 
 OF_ACME = ScheduleParent.parse("services/-/jobs/-/tenants/acme")
@@ -40,15 +36,12 @@ def default_of(job: str, tenant: str = "acme") -> ScheduleName:
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
+async def scheduler(scheduler: Scheduler) -> Scheduler:
     """With three jobs that tenants may schedule, and one that they may not."""
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        await scheduler.register(
-            offered("a"), digest("b", timing=every("1h")), offered("c", timing=TimingSpec()), offered("weekly-digest")
-        )
-        yield scheduler
+    await scheduler.register(
+        offered("a"), digest("b", timing=every("1h")), offered("c", timing=TimingSpec()), offered("weekly-digest")
+    )
+    return scheduler
 
 
 async def listed(

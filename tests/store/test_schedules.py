@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
-import psycopg
 import pytest
 
 from scheduler_service.domain.access import Kind, Principal
@@ -18,7 +15,6 @@ from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.schedule import ScheduleSpec
 from scheduler_service.usecases import schedules
 from tests.builders import ADMIN, user
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     DIGEST,
     HOUR,
@@ -30,19 +26,15 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
     own,
-    scheduler_on,
 )
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
+async def scheduler(scheduler: Scheduler) -> Scheduler:
     """With one job, which tenants may schedule."""
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        overlap = Policies(overlap=Overlap.ALLOW_ALL)
-        await scheduler.register(digest(timing=TimingSpec(time_zone="UTC"), tenant_schedules=True, policies=overlap))
-        yield scheduler
+    overlap = Policies(overlap=Overlap.ALLOW_ALL)
+    await scheduler.register(digest(timing=TimingSpec(time_zone="UTC"), tenant_schedules=True, policies=overlap))
+    return scheduler
 
 
 async def test_a_user_sets_and_reads_a_schedule_of_its_tenant(scheduler: Scheduler) -> None:

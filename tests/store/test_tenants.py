@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
 from scheduler_service.domain.errors import Forbidden, InvalidInput, NotFound
@@ -20,7 +18,6 @@ from scheduler_service.domain.tenant import Tenant
 from scheduler_service.domain.timing import GapPolicy, RepeatPolicy
 from scheduler_service.usecases import tenants
 from tests.builders import ADMIN, user
-from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import (
     EMAIL,
     HOUR,
@@ -30,7 +27,6 @@ from tests.store.definitions_case import (
     Scheduler,
     digest,
     for_tenant,
-    scheduler_on,
 )
 
 NINE = TimingSpec(cron="0 9 * * *")
@@ -39,13 +35,10 @@ TABLES = "schedules", "schedule_revisions", "tenants"
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
+async def scheduler(scheduler: Scheduler) -> Scheduler:
     """With one job in Berlin's time, which tenants may schedule."""
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        await scheduler.register(in_berlin())
-        yield scheduler
+    await scheduler.register(in_berlin())
+    return scheduler
 
 
 def in_berlin(job: str = "weekly-digest", **timing: Any) -> Any:

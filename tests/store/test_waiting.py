@@ -30,7 +30,6 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
     own,
-    scheduler_on,
 )
 
 SECOND = timedelta(seconds=1)
@@ -38,12 +37,9 @@ _WAITING = "select count(*) from pg_stat_activity where usename = 'carillon_api'
 
 
 @pytest.fixture
-async def scheduler(
-    database_urls: DatabaseUrls, admin: psycopg.Connection[Any], hot: psycopg.AsyncConnection[Any]
-) -> AsyncIterator[Scheduler]:
-    async with scheduler_on(database_urls, hot, admin) as scheduler:
-        await scheduler.register(digest(timing=every("10m"), tenant_schedules=True))
-        yield scheduler
+async def scheduler(scheduler: Scheduler) -> Scheduler:
+    await scheduler.register(digest(timing=every("10m"), tenant_schedules=True))
+    return scheduler
 
 
 @asynccontextmanager
