@@ -46,9 +46,9 @@ COPY --from=build /app/migrations/ /app/migrations/
 ENV CARILLON_HOST=0.0.0.0
 # gRPC; HTTP for /metrics, /livez and /readyz
 EXPOSE 7007 7008
-# The start period is for migrating.
+# The start period is for migrating. Over HTTP, as gRPC may want TLS.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-  CMD ["python", "-m", "operations.probe", "127.0.0.1:7007"]
+  CMD ["python", "-m", "operations.probe", "http://127.0.0.1:7008/readyz"]
 # `docker run ... migrate` migrates instead of serving.
 ENTRYPOINT ["python", "-m", "scheduler_service"]
 

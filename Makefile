@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help up demo compose-secrets test check format generate docs lock bench bench-recovery soak simulated-year clean
+.PHONY: help up demo compose-secrets test check format generate docs catalogue lock bench bench-recovery bench-access soak simulated-year clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -49,6 +49,9 @@ bench: .venv/installed ## Measure what is promised about speed, beside the floor
 bench-recovery: .venv/installed ## Settle 100,000 schedules that a week's outage left overdue; check every one of them
 	@$(BIN)/python -m benchmarks.recovery
 
+bench-access: .venv/installed ## Measure what row level security costs, in about two minutes
+	@$(BIN)/python -m benchmarks.access
+
 soak: .venv/installed ## Run 2,000 schedules each second for a minute, and again with a worker and a scheduler killed; check every run
 	@$(BIN)/python -m tests.faults.soak
 	@$(BIN)/python -m tests.faults.soak --kill
@@ -56,8 +59,17 @@ soak: .venv/installed ## Run 2,000 schedules each second for a minute, and again
 time-oracle: .venv/installed ## Hold 200 expressions around every clock change of 2005 to 2037 against an oracle, in about 15 minutes
 	@$(BIN)/python -m tests.time_oracle
 
+fuzz: .venv/installed ## Try 100,000 mutated JWTs and tokens, and 100,000 malformed calls of a scheduler, in about 10 minutes
+	@$(BIN)/python -m tests.security.fuzz
+
+probes: .venv/installed ## Send 10,000 probes of another tenant and another service for one tenant's data
+	@$(BIN)/python -m tests.security.probes
+
 simulated-year: .venv/installed ## Simulate a year of 500 schedules with changes and outages, in about 20 minutes; hold it against an oracle
 	@$(BIN)/python -m tests.simulation
+
+catalogue: .venv/installed ## Write migrations/catalogue.txt, what the scheduler holds its database against, from the migrations
+	@$(BIN)/python -m tests.migrations.write_catalogue
 
 lock: .venv/installed ## Pin the newest versions that fit, with hashes
 	$(BIN)/python requirements/lock.py

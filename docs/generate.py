@@ -53,8 +53,16 @@ What `import carillon` reads where the program does not say it.
 | variable | default | meaning |
 | --- | --- | --- |
 | `CARILLON_TARGET` | `127.0.0.1:7007` | The scheduler's gRPC address. |
+| `CARILLON_TLS` |  | `true`: TLS, with the public authorities. Not needed beside a file below. |
+| `CARILLON_TLS_CA_FILE` |  | PEM: the authorities to trust instead. |
+| `CARILLON_TLS_CERTIFICATE_FILE`, `CARILLON_TLS_KEY_FILE` |  | PEM: the client's own, for the scheduler's mTLS port. |
+| `CARILLON_PLAINTEXT` | `false` | Allows to send the token beyond loopback without TLS, where a mesh or a proxy \
+brings it. |
 | `CARILLON_SERVICE_TOKEN` |  | The service's token, `id.secret`. |
 | `CARILLON_SERVICE_TOKEN_FILE` |  | A file that holds the token instead. |
+| `CARILLON_SIGNING_KEYS` |  | The one or two keys that calls to this service are signed with, `whsec_...,...`: for \
+`jobs.verify`. |
+| `CARILLON_SIGNING_KEYS_FILE` |  | A file that holds the keys instead. |
 | `CARILLON_GENERATION` | `0` | Which deploy this is, a number that grows with each: an older one's registration is \
 refused. |
 """
@@ -88,6 +96,11 @@ ALERTS = (
     ),
     ("carillon_ready == 0", "for 1 minute: the replica cannot reach the database, or the schema does not fit."),
     ("carillon_loop_idle_seconds > 30", "for 1 minute: a loop of the replica is stuck; its log says why."),
+    (
+        "carillon_audit_oldest_unsealed_seconds > 60",
+        "no scheduler seals the audit trail; the log of loop `sealer` says why. Until it goes on, changes of its newest"
+        " events cannot be found.",
+    ),
     (
         "increase(carillon_sessions_lost_total[10m]) > 0",
         "a worker was killed, hung, or lost its network. Its runs were given to others.",

@@ -39,6 +39,8 @@ def _files(kept: Secrets, admin: str) -> dict[str, str]:
         "worker_token": kept.worker_token,
         "email_service_token": kept.email_service_token,
         "kpi_service_token": kept.kpi_service_token,
+        "signing_keys": kept.signing_keys,
+        "email_service_signing_keys": kept.email_service_signing_key,
         "admin_jwt": kept.admin_jwt(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import secrets
@@ -14,9 +15,10 @@ import jwt
 ADMIN_TOKEN_LIFETIME = timedelta(hours=12)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Secrets:
-    """Passwords of the database's roles, service tokens (`id.secret`) and the secret of JWTs."""
+    """Passwords of the database's roles, service tokens (`id.secret`), the secret of JWTs, and the key that signs calls
+    to the email service."""
 
     api_password: str
     engine_password: str
@@ -25,6 +27,7 @@ class Secrets:
     email_service_token: str
     kpi_service_token: str
     my_service_token: str
+    email_service_signing_key: str
 
     @property
     def service_tokens(self) -> str:
@@ -36,6 +39,11 @@ class Secrets:
             "my-service": self.my_service_token,
         }
         return ",".join(f"{service}={token}" for service, token in tokens.items())
+
+    @property
+    def signing_keys(self) -> str:
+        """As the worker's CARILLON_SIGNING_KEYS wants them."""
+        return f"email-service={self.email_service_signing_key}"
 
     def admin_jwt(self) -> str:
         """See `admin_jwt`."""
@@ -62,5 +70,7 @@ def kept_secrets(file: Path) -> Secrets:
 
 
 def _made(name: str) -> str:
+    if name.endswith("_signing_key"):
+        return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
     token = secrets.token_urlsafe(32)
     return f"{name.partition('_')[0]}.{token}" if name.endswith("_token") else token

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from urllib.error import URLError
 
 import psycopg
@@ -20,6 +21,10 @@ from local_stack.secrets import Secrets, kept_secrets
 
 ROOT = Path(__file__).parent.parent
 _URLS = ("CARILLON_DATABASE_URL", "CARILLON_ENGINE_URL", "CARILLON_MIGRATION_URL")
+
+# What a worker here may call, for its CARILLON_ALLOWED_TARGETS and CARILLON_ALLOWED_NETWORKS.
+THIS_MACHINE = "127.0.0.1:*,[::1]:*,localhost:*"
+LOOPBACK = "127.0.0.0/8,::1"
 
 _USUAL = (
     ("CARILLON_PORT", 7007, "the scheduler (gRPC)"),
@@ -70,7 +75,7 @@ def _port(variable: str, default: int, what: str) -> int:
     return int(text)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DatabaseUrls:
     """How the scheduler reaches its database, for each role."""
 
@@ -139,7 +144,8 @@ class Stack:
                 "CARILLON_DEVELOPMENT_JWT_SECRET": secrets.jwt_secret,
             },
         )
-        await start_worker(self.processes, self.target, secrets.worker_token, ports.worker_metrics)
+        keys = {"CARILLON_SIGNING_KEYS": secrets.signing_keys}
+        await start_worker(self.processes, self.target, secrets.worker_token, ports.worker_metrics, keys)
         await self._start_examples()
 
     async def stop(self) -> None:
@@ -171,6 +177,7 @@ class Stack:
                 "EMAIL_SERVICE_PORT": str(self.ports.email),
                 "CARILLON_TARGET": self.target,
                 "CARILLON_SERVICE_TOKEN": self.secrets.email_service_token,
+                "CARILLON_SIGNING_KEYS": self.secrets.email_service_signing_key,
             },
         )
         await self._registered("email-service")
@@ -226,8 +233,10 @@ async def start_scheduler(
     )
 
 
-async def start_worker(processes: Processes, target: str, token: str, metrics_port: int) -> None:
-    """Returns once it is connected."""
+async def start_worker(
+    processes: Processes, target: str, token: str, metrics_port: int, settings: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Returns once it is connected. It calls any port of this machine, and nothing else. settings: further ones."""
     await _run(
         processes,
         "worker",
@@ -236,6 +245,9 @@ async def start_worker(processes: Processes, target: str, token: str, metrics_po
             "CARILLON_TARGET": target,
             "CARILLON_WORKER_TOKEN": token,
             "CARILLON_WORKER_PORT": str(metrics_port),
+            "CARILLON_ALLOWED_TARGETS": THIS_MACHINE,
+            "CARILLON_ALLOWED_NETWORKS": LOOPBACK,
+            **settings,
         },
         ready=f"http://{LOCALHOST}:{metrics_port}/readyz",
     )

@@ -8,6 +8,9 @@ import sys
 import structlog
 from structlog.typing import Processor
 
+# Without the values of local variables, tokens and payloads among them, which are the library's default.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 
 def configure(log_format: str, level: str) -> None:
     """Sends everything that is logged, through structlog or the standard library, to stdout in one format."""
@@ -42,5 +45,7 @@ def configure(log_format: str, level: str) -> None:
 
 def _rendering(log_format: str) -> list[Processor]:
     if log_format == "json":
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        return [_TRACEBACKS, structlog.processors.JSONRenderer()]
+    return [
+        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    ]

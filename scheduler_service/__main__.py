@@ -12,11 +12,15 @@ from operations import logs, memory
 from operations.probes import PortTaken
 from operations.signals import stopping_event
 from scheduler_service.app import App
+from scheduler_service.commands import audit, tokens, users
 from scheduler_service.settings import Settings, SettingsError, read_settings
 from scheduler_service.store.errors import translate
 from scheduler_service.store.migrations import migrate as migrate_schema
 
 cli = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+cli.add_typer(audit.cli, name="audit")
+cli.add_typer(tokens.cli, name="tokens")
+cli.add_typer(users.cli, name="users")
 _errors = Console(stderr=True, highlight=False)
 
 

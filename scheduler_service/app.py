@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 from carillon.v1 import (
+    audit_service_pb2_grpc,
     job_service_pb2_grpc,
     registry_service_pb2_grpc,
     run_service_pb2_grpc,
@@ -18,22 +19,31 @@ from carillon.v1 import (
 from prometheus_client import CollectorRegistry
 
 from operations.probes import Probes
+from scheduler_service.identity.certificates import WorkerCertificates
 from scheduler_service.identity.credentials import Credentials
+from scheduler_service.identity.jwks import Jwks
 from scheduler_service.identity.jwts import JwtVerifier
-from scheduler_service.identity.service_tokens import ServiceTokens
+from scheduler_service.identity.service_tokens import ServiceTokens, StoredTokens
+from scheduler_service.identity.users import UserDirectory
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
+from scheduler_service.loops.sealer import Sealer
+from scheduler_service.loops.service_tokens import ServiceTokenLoop
 from scheduler_service.loops.worker_streams import LeaseLoop, ReportLoop
-from scheduler_service.metrics import ReplicaMetrics
+from scheduler_service.metrics import KeySetMetrics, ReplicaMetrics
+from scheduler_service.rpc.audit import AuditService
 from scheduler_service.rpc.calls import Calls, caller
 from scheduler_service.rpc.health import Health
 from scheduler_service.rpc.jobs import JobService
+from scheduler_service.rpc.limits import Limits
 from scheduler_service.rpc.metrics import CallMetrics
+from scheduler_service.rpc.open_streams import OpenStreams
 from scheduler_service.rpc.registry import RegistryService
 from scheduler_service.rpc.runs import RunService
 from scheduler_service.rpc.schedules import ScheduleService
-from scheduler_service.rpc.server import Registration, build_server, listen
+from scheduler_service.rpc.server import ConnectionLimits, Registration, build_server, listen
+from scheduler_service.rpc.tls import server_credentials
 from scheduler_service.rpc.work import WorkerService
 from scheduler_service.settings import Settings
 from scheduler_service.store.database import Database
@@ -59,11 +69,16 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.database = Database(settings.database_url.get_secret_value(), settings.engine_url.get_secret_value())
+        listen_url = settings.listen_url.get_secret_value()
+        self.database = Database(
+            settings.database_url.get_secret_value(),
+            settings.engine_url.get_secret_value(),
+            through_pgbouncer=bool(listen_url),
+        )
         self._wakeups = Wakeups()
         self._sessions = Sessions(on_credit=lambda: None)
         self._engine = Engine(
-            self.database, self._sessions, self._wakeups, settings.replica, settings.listen_url.get_secret_value()
+            self.database, self._sessions, self._wakeups, settings.replica, listen_url, settings.retention()
         )
         self._leases = Leases(
             self.database, self._sessions, self._wakeups, replica=settings.replica, lease=settings.lease_seconds
@@ -79,12 +94,15 @@ class App:
             lease=settings.lease_seconds,
             heartbeat_interval=settings.heartbeat_seconds,
         )
+        self._stored_tokens = StoredTokens()
         self._reaper = self._build_reaper()
+        self._sealer = Sealer(self.database.hot_connection)
         self._loops = self._session_loops()
         self._readiness = Readiness(self.database, self._migration())
         self._looking: asyncio.Task[None] | None = None
         self._draining = False
 
+        self._jwks = self._build_jwks()
         self.registry = CollectorRegistry()
         ReplicaMetrics(
             self._sessions,
@@ -92,13 +110,24 @@ class App:
             self._reaper,
             (*self._engine.loops, *self._loops),
             lambda: self._readiness.problem is None,
+            self._sealer.sealing,
         ).register(self.registry)
+        KeySetMetrics(self._jwks).register(self.registry)
         self._probes = Probes(self._answer_readyz, self.registry)
-        calls = Calls(self._credentials(), CallMetrics(self.registry))
+        limits = Limits(self.registry, settings.rate_limits())
+        streams = OpenStreams(settings.max_streams, settings.max_streams_per_principal)
+        calls = Calls(self._credentials(), CallMetrics(self.registry), limits, streams)
         services = self._services()
         self._health = Health(tuple(services))
-        self._server = build_server(calls, services, self._health, reflect=settings.reflection)
+        self._server = build_server(
+            calls,
+            services,
+            self._health,
+            reflect=settings.reflection,
+            limits=ConnectionLimits(connections=settings.max_connections),
+        )
         self.port = settings.port
+        self.mtls_port = settings.mtls_port
         self.metrics_port = settings.metrics_port
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -111,17 +140,33 @@ class App:
             await stopping.wait()
 
     async def start(self) -> None:
-        """Listens and starts the loops, whether or not the database is there. Errors: PortTaken."""
+        """Listens and starts the loops, whether or not the database is there. Errors: PortTaken, TlsFilesError."""
         url = await self._probes.start(self._settings.host, self._settings.metrics_port)
         self.metrics_port = int(url.rpartition(":")[2])
-        self.port = listen(self._server, self._settings.host, self._settings.port)
+        self._listen()
+        if self._jwks is not None:
+            self._jwks.start()
         await self._look()
         await self._engine.start()
         for loop in self._loops:
             loop.start()
         await self._server.start()
         self._looking = asyncio.create_task(self._keep_looking(), name="readiness")
-        log.info("listening", grpc=f"{self._settings.host}:{self.port}", http=url, replica=self._settings.replica)
+        log.info(
+            "listening",
+            grpc=f"{self._settings.host}:{self.port}",
+            mtls=f"{self._settings.host}:{self.mtls_port}" if self.mtls_port is not None else "none",
+            http=url,
+            replica=self._settings.replica,
+        )
+
+    def _listen(self) -> None:
+        settings, transport = self._settings, self._settings.transport()
+        credentials = server_credentials(transport.files) if transport.files else None
+        self.port = listen(self._server, settings.host, settings.port, credentials)
+        if transport.mtls_files and settings.mtls_port is not None:
+            demanding = server_credentials(transport.mtls_files, demand_certificate=True)
+            self.mtls_port = listen(self._server, settings.host, settings.mtls_port, demanding)
 
     async def drain(self) -> None:
         """Begins nothing more, sends workers to other replicas, lets calls end, and commits what was reported."""
@@ -135,15 +180,33 @@ class App:
         await self._server.stop(self._settings.drain_seconds * (1 - _STREAMS_SHARE))
         await asyncio.gather(*(loop.stop() for loop in self._loops))
         await self._engine.drain()
+        if self._jwks is not None:
+            await self._jwks.stop()
         log.info("drained")
 
     async def close(self) -> None:
         """Lets go of what was built, for an app that is not run."""
+        await self._probes.stop()
         await self._server.stop(None)
         await self.database.close()
 
     def _credentials(self) -> Credentials:
-        return Credentials(ServiceTokens(self._settings.tokens()), JwtVerifier(self._settings.jwt_rules()))
+        services = self._settings.transport().services_of_certificates()
+        certificates = WorkerCertificates(services, required=self._settings.require_mtls)
+        return Credentials(ServiceTokens(self._settings.tokens(), self._stored_tokens), self._jwts(), certificates)
+
+    def _jwts(self) -> JwtVerifier:
+        settings = self._settings
+        if settings.development_jwt_secret.get_secret_value():
+            log.warning("JWTs are signed with CARILLON_DEVELOPMENT_JWT_SECRET: whoever has it is anybody")
+        users = UserDirectory.of(self.database) if settings.jwt_roles_from == "users" else None
+        return JwtVerifier(settings.jwt_rules(), self._jwks, users)
+
+    def _build_jwks(self) -> Jwks | None:
+        settings = self._settings
+        if not settings.jwks_url:
+            return None
+        return Jwks(settings.jwks_url, refresh=settings.jwks_refresh_seconds, max_age=settings.jwks_max_age_seconds)
 
     def _services(self) -> Mapping[str, Registration]:
         zone = self._settings.default_time_zone
@@ -163,6 +226,9 @@ class App:
             "carillon.v1.WorkerService": partial(
                 worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, self._workers
             ),
+            "carillon.v1.AuditService": partial(
+                audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditService(self.database)
+            ),
         }
 
     def _session_loops(self) -> tuple[Loop, ...]:
@@ -170,7 +236,9 @@ class App:
         return (
             LeaseLoop(connect, self._leases),
             ReportLoop(connect, self._reports),
+            ServiceTokenLoop(connect, self._stored_tokens),
             self._reaper,
+            self._sealer,
         )
 
     def _build_reaper(self) -> ReaperLoop:
@@ -196,6 +264,8 @@ class App:
         else:
             log.info("serving")
             self._wakeups.wake_here(Topic.SCHEDULES)
+            for statement in self._readiness.advice:
+                log.warning("a login lacks settings; run the statement as a role that may alter it", sql=statement)
 
     def _answer_readyz(self) -> tuple[bool, str]:
         if self._draining:

@@ -12,10 +12,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from scheduler_service.identity.jwks import Jwks
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
+from scheduler_service.store.audit_seals import CAP as AUDIT_CAP
 from scheduler_service.store.backlog import CAP
+from scheduler_service.usecases.sealing import Sealing
 from scheduler_service.usecases.sessions import Sessions
 
 
@@ -29,12 +32,14 @@ class ReplicaMetrics(Collector):
         reaper: ReaperLoop,
         loops: Sequence[Loop],
         is_ready: Callable[[], bool],
+        sealing: Sealing,
     ) -> None:
         self._sessions = sessions
         self._engine = engine
         self._reaper = reaper
         self._loops = loops
         self._is_ready = is_ready
+        self._sealing = sealing
 
     def register(self, registry: CollectorRegistry) -> None:
         registry.register(self)
@@ -48,7 +53,26 @@ class ReplicaMetrics(Collector):
         yield _gauge("reports_waiting", "Results and items that are not committed yet.", waiting)
         yield from self._backlog()
         yield from self._done()
+        yield from self._audit_trail()
         yield from self._loop_health()
+
+    def _audit_trail(self) -> Iterator[Metric]:
+        """Left without figures while the database cannot be asked."""
+        standing = self._sealing.standing
+        whose = "All replicas show the same."
+        yield _gauge(
+            "audit_position", f"Sealed events of the audit trail. {whose}", standing.position if standing else None
+        )
+        yield _gauge(
+            "audit_unsealed",
+            f"Events of the audit trail that wait for their seal; {AUDIT_CAP:,} means so many or more. {whose}",
+            standing.unsealed if standing else None,
+        )
+        yield _gauge(
+            "audit_oldest_unsealed_seconds",
+            f"For how long the first of them has waited, 0 if none does; over 60 means that no sealer runs. {whose}",
+            standing.oldest if standing else None,
+        )
 
     def _backlog(self) -> Iterator[Metric]:
         """Left without figures while the database cannot be asked: an old figure would mislead a scaler."""
@@ -118,7 +142,29 @@ class ReplicaMetrics(Collector):
         yield _counters("loop_failures", "Steps of a loop that failed; each is tried again.", "loop", failures)
 
 
-def _gauge(name: str, says: str, value: float) -> Metric:
+class KeySetMetrics(Collector):
+    """How the key set of JWTs fares; without figures where none is used."""
+
+    def __init__(self, jwks: Jwks | None) -> None:
+        self._jwks = jwks
+
+    def register(self, registry: CollectorRegistry) -> None:
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        age = None if self._jwks is None else self._jwks.age
+        yield _gauge(
+            "jwks_age_seconds",
+            "Since the key set of CARILLON_JWKS_URL was fetched; none before that. Over twice"
+            " CARILLON_JWKS_REFRESH_SECONDS means that it cannot be had; JWTs count until"
+            " CARILLON_JWKS_MAX_AGE_SECONDS.",
+            age,
+        )
+        failures = 0 if self._jwks is None else self._jwks.failures
+        yield _counter("jwks_failures", "Fetches of the key set that brought no good answer.", failures)
+
+
+def _gauge(name: str, says: str, value: float | None) -> Metric:
     return GaugeMetricFamily(f"carillon_{name}", says, value=value)
 
 

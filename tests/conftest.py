@@ -15,16 +15,20 @@ import pytest
 
 from local_stack.postgres import EmbeddedPostgres
 from scheduler_service.store.database import Database
+from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login, give_login
+from tests import canary
+
+pytest_plugins = ("tests.canary_hooks",)
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
-_PASSWORD = "only-for-tests"
+_PASSWORD = canary.secret("database")
 _numbers = itertools.count()
 # What a shell starts in the background ignores SIGINT, and so would every program that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DatabaseUrls:
     """Where a test's own database is, for each login role. `admin` is a superuser's."""
 
@@ -44,9 +48,10 @@ def postgres() -> Iterator[EmbeddedPostgres]:
         with psycopg.connect(server.url("carillon_admin", database="template_carillon"), autocommit=True) as admin:
             for file in sorted(MIGRATIONS.glob("*.sql")):
                 admin.execute(file.read_bytes())
-            for role in ("carillon_api", "carillon_engine"):
-                admin.execute(f"alter role {role} login password '{_PASSWORD}'")
+            for role in (API_ROLE, ENGINE_ROLE):
+                give_login(admin, Login(role, server.url(role, _PASSWORD)))
         yield server
+        canary.check(canary.leaks_in_files([server.log_path]), "the server's log")
     finally:
         server.remove()
 
@@ -56,12 +61,15 @@ def database_urls(postgres: EmbeddedPostgres) -> Iterator[DatabaseUrls]:
     """A fresh migrated database."""
     name = f"test_{next(_numbers)}"
     postgres.create_database(name, template="template_carillon")
-    yield DatabaseUrls(
+    urls = DatabaseUrls(
         api=postgres.url("carillon_api", _PASSWORD, name),
         engine=postgres.url("carillon_engine", _PASSWORD, name),
         admin=postgres.url("carillon_admin", database=name),
     )
+    yield urls
+    leaks = canary.leaks_in_database(urls.admin)
     postgres.drop_database(name)
+    canary.check(leaks, "the database")
 
 
 @pytest.fixture

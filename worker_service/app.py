@@ -12,8 +12,12 @@ from operations.probes import Probes
 from worker_service.metrics import Metrics
 from worker_service.observed import ObservedExecutor
 from worker_service.settings import Settings
+from worker_service.targets.allowed import Gate
 from worker_service.targets.grpc import GrpcExecutor
 from worker_service.targets.http import HttpExecutor
+from worker_service.targets.networks import Networks
+from worker_service.targets.resolving import Names
+from worker_service.targets.signing import Signer
 
 _log = structlog.stdlib.get_logger("worker_service")
 
@@ -28,11 +32,16 @@ class App:
         self._settings = settings
         # The executors need the session's metrics, and the session its executors: each asks when it is used.
         self._metrics = Metrics(lambda: self.session.state())
-        self._http = HttpExecutor(settings.base_urls, self._metrics.observe_call)
-        self._grpc = GrpcExecutor(self._metrics.observe_grpc_call)
+        self._names = Names()
+        gate = Gate(settings.allowed_targets, Networks(settings.allowed_networks), self._names)
+        signer = Signer(settings.signing_keys, required=settings.require_signing)
+        self._http = HttpExecutor(gate, signer, settings.base_urls.http, self._metrics.observe_call)
+        self._grpc = GrpcExecutor(gate, settings.base_urls.grpc, self._metrics.observe_grpc_call)
         self.session = WorkerSession(
             target=settings.target,
-            token=settings.token,
+            token=settings.token or None,
+            tls=settings.tls_to_scheduler,
+            plaintext=True,  # the settings were refused otherwise
             executors=[ObservedExecutor(each, self._metrics.count_attempt) for each in (self._http, self._grpc)],
             name=settings.worker_name,
             concurrency=settings.worker_concurrency,
@@ -45,9 +54,19 @@ class App:
             stack.push_async_callback(self._probes.stop)
             url = await self._probes.start(self._settings.worker_host, self._settings.worker_port)
             _log.info("listening", url=url)
+            self._warn_of_closed_gate()
+            await stack.enter_async_context(self._names)
             await stack.enter_async_context(self._http)
             await stack.enter_async_context(self._grpc)
             await self._serve(stopping)
+
+    def _warn_of_closed_gate(self) -> None:
+        if self._settings.allowed_targets:
+            return
+        called = "only what CARILLON_BASE_URLS names" if self._settings.base_urls else "nothing"
+        _log.warning(
+            f"CARILLON_ALLOWED_TARGETS is not set: {called} is called, other runs fail with TARGET_NOT_ALLOWED"
+        )
 
     def _readiness(self) -> tuple[bool, str]:
         state = self.session.state()

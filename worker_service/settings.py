@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from carillon.address import is_loopback
+from carillon.signing import SigningKeys, split
+from carillon.tls import Tls
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr, ValidationError
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from yarl import URL
 
-from worker_service.targets import addresses
-from worker_service.targets.addresses import AddressError
+from worker_service.targets import addresses, allowed, networks
+from worker_service.targets.addresses import AddressError, BaseUrls
+from worker_service.targets.allowed import Target
+from worker_service.targets.hosts import HostError
+from worker_service.targets.networks import Network, NetworkError
 
 PREFIX = "CARILLON_"
 MAX_TOKEN_BYTES = 4096
+MAX_KEYS_BYTES = 1024 * 1024
 
 _Value = TypeVar("_Value")
 
@@ -37,24 +44,66 @@ def _address(text: str) -> str:
     return text
 
 
-def _base_urls(value: Any) -> dict[str, URL]:
+def _base_urls(value: Any) -> BaseUrls:
+    if isinstance(value, BaseUrls):
+        return value
+    found = BaseUrls({}, {})
+    for entry in split(str(value)):
+        service, text = _service_and(entry, "service=http://host:port")
+        try:
+            if text.startswith(("grpc://", "grpcs://")):
+                found.grpc[service] = addresses.parse_grpc(text)
+            else:
+                found.http[service] = addresses.parse_base(text)
+        except AddressError as error:
+            raise _wrong(f"has a wrong URL for {service}: it {error}") from None
+    return found
+
+
+def _service_and(entry: str, shape: str) -> tuple[str, str]:
+    service, equals, text = (part.strip() for part in entry.partition("="))
+    if not equals or not service:
+        raise _wrong(f"must be written as {shape}, several separated by commas")
+    return service, text
+
+
+def _allowed_targets(value: Any) -> tuple[Target, ...]:
+    if isinstance(value, tuple):
+        return value
+    return tuple(_allowed_target(entry) for entry in split(str(value)))
+
+
+def _allowed_target(entry: str) -> Target:
+    try:
+        return allowed.read_target(entry)
+    except HostError as error:
+        raise _wrong(f"has {entry!r}, which {error}") from None
+
+
+def _allowed_networks(value: Any) -> tuple[Network, ...]:
+    if isinstance(value, tuple):
+        return value
+    try:
+        return tuple(networks.read_network(entry) for entry in split(str(value)))
+    except NetworkError as error:
+        raise _wrong(str(error)) from None
+
+
+def _signing_keys(value: Any) -> Mapping[str, SigningKeys]:
     if isinstance(value, dict):
         return value
-    entries = [entry.strip() for entry in str(value).split(",") if entry.strip()]
-    return dict(_base_url(entry) for entry in entries)
+    texts: dict[str, list[str]] = {}
+    for entry in split(str(value)):
+        service, text = _service_and(entry, "service=whsec_...")
+        texts.setdefault(service, []).append(text)
+    return {service: _keys_of(service, keys) for service, keys in texts.items()}
 
 
-def _base_url(entry: str) -> tuple[str, URL]:
-    service, equals, text = entry.partition("=")
-    if not equals or not service.strip():
-        raise _wrong("must be written as service=http://host:port, several separated by commas")
+def _keys_of(service: str, texts: list[str]) -> SigningKeys:
     try:
-        url = addresses.parse(text.strip())
-    except AddressError as error:
-        raise _wrong(f"has a wrong URL for {service.strip()}: it {error}") from None
-    if url.query_string or url.fragment:
-        raise _wrong(f"has a wrong URL for {service.strip()}: a base URL has no query and no fragment")
-    return service.strip(), url
+        return SigningKeys(texts)
+    except ValueError as error:
+        raise _wrong(f"has wrong keys for {service}: {error}") from None
 
 
 def _name(text: str) -> str:
@@ -78,8 +127,21 @@ class Settings(BaseSettings):
     target: Annotated[str, AfterValidator(_address)] = Field(
         default="127.0.0.1:7007", description="The scheduler's gRPC address."
     )
+    tls: bool | None = Field(
+        default=None,
+        description="TLS to the scheduler, with the public authorities; not needed beside a `TLS_..._FILE`.",
+    )
+    tls_ca_file: Path | None = Field(default=None, description="PEM: the authorities to trust instead.")
+    tls_certificate_file: Path | None = Field(
+        default=None, description="PEM: this worker's certificate, for the scheduler's mTLS port."
+    )
+    tls_key_file: Path | None = Field(default=None, description="PEM: its private key.")
+    plaintext: bool = Field(
+        default=False, description="Allows plain gRPC beyond loopback, where a mesh or a proxy brings the TLS."
+    )
     worker_token: SecretStr = Field(
-        default=SecretStr(""), description="The service token with scope `work`. Required, here or in a file."
+        default=SecretStr(""),
+        description="The service token with scope `work`. Required, here or in a file, without a certificate.",
     )
     worker_token_file: Path | None = Field(default=None, description="A file that holds the token instead.")
     worker_name: Annotated[str, AfterValidator(_name)] = Field(
@@ -96,9 +158,28 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=25, ge=0, le=86_400, allow_inf_nan=False, description="How long SIGTERM waits for runs to end."
     )
-    base_urls: Annotated[dict[str, URL], NoDecode, PlainValidator(_base_urls)] = Field(
-        default={},
-        description="`service=url,...`: replaces scheme, host, port and path prefix of their endpoints.",
+    base_urls: Annotated[BaseUrls, NoDecode, PlainValidator(_base_urls)] = Field(
+        default_factory=BaseUrls,
+        description="`service=url,...`: replaces scheme, host, port and path prefix of their endpoints; "
+        "`grpc://host:port` or `grpcs://host:port` replaces their gRPC addresses.",
+    )
+    allowed_targets: Annotated[tuple[Target, ...], NoDecode, PlainValidator(_allowed_targets)] = Field(
+        default_factory=tuple,
+        description="`host:port,...`: what may be called, besides what `CARILLON_BASE_URLS` names. `*.internal:8080` "
+        "is any name with one label more, `host:*` any port. See [Security](security.md#calls-to-targets).",
+    )
+    allowed_networks: Annotated[tuple[Network, ...], NoDecode, PlainValidator(_allowed_networks)] = Field(
+        default_factory=tuple,
+        description="`10.0.0.0/8,...`: networks that the names of allowed targets may be in, besides public addresses.",
+    )
+    signing_keys: Annotated[Mapping[str, SigningKeys], NoDecode, PlainValidator(_signing_keys)] = Field(
+        default_factory=dict,
+        description="`service=whsec_...,...`: the keys that HTTP calls are signed with; two of a service both sign.",
+        repr=False,
+    )
+    signing_keys_file: Path | None = Field(default=None, description="A file that holds the keys instead.")
+    require_signing: bool = Field(
+        default=False, description="Whether HTTP calls to a service without a key are refused; otherwise unsigned."
     )
     log_format: Annotated[Literal["json", "text"], _Lowered] = Field(default="json", description="`json` or `text`.")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lowered] = Field(
@@ -106,38 +187,85 @@ class Settings(BaseSettings):
     )
 
     @property
+    def tls_to_scheduler(self) -> Tls | bool:
+        """What the client takes: files, True for the public authorities, False for plain gRPC."""
+        if self.tls_ca_file or self.tls_certificate_file:
+            return Tls(self.tls_ca_file, self.tls_certificate_file, self.tls_key_file)
+        return bool(self.tls)
+
+    @property
     def token(self) -> str:
         return self.worker_token.get_secret_value()
 
 
 def load() -> Settings:
-    """The settings of this process's environment, with the token read. Errors: SettingsError."""
+    """The settings of this process's environment, with the secrets read. Errors: SettingsError."""
     try:
         settings = Settings()
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from None
-    token = settings.token.strip() or _token_from_file(settings.worker_token_file)
+    keys = settings.signing_keys or _keys_from_file(settings.signing_keys_file)
+    _check_tls(settings)
+    token = settings.token.strip() or _token_from_file(settings)
     if not token.isascii() or not token.isprintable():
         raise SettingsError(f"{PREFIX}WORKER_TOKEN must be printable ASCII, as the scheduler handed it out")
-    return settings.model_copy(update={"worker_token": SecretStr(token)})
+    return settings.model_copy(update={"worker_token": SecretStr(token), "signing_keys": keys})
 
 
-def _token_from_file(path: Path | None) -> str:
+def _check_tls(settings: Settings) -> None:
+    if (settings.tls_certificate_file is None) != (settings.tls_key_file is None):
+        raise SettingsError(f"{PREFIX}TLS_CERTIFICATE_FILE and {PREFIX}TLS_KEY_FILE go together; set both or neither")
+    tls = settings.tls_to_scheduler
+    if isinstance(tls, Tls):
+        if settings.tls is False:
+            raise SettingsError(f"{PREFIX}TLS is false, and {PREFIX}TLS_..._FILE is set; leave out one")
+        try:
+            tls.credentials()
+        except OSError as error:
+            raise SettingsError(f"{PREFIX}TLS_..._FILE: cannot read {error.filename}: {error.strerror}") from None
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}TLS_..._FILE: {error}") from None
+    if not (tls or settings.plaintext or is_loopback(settings.target)):
+        raise SettingsError(
+            f"{PREFIX}TARGET is {settings.target}, another machine, and there is no TLS: set {PREFIX}TLS_CA_FILE (or "
+            f"{PREFIX}TLS=true for the public authorities), or {PREFIX}PLAINTEXT=true if a mesh or a proxy brings it"
+        )
+
+
+def _token_from_file(settings: Settings) -> str:
+    path = settings.worker_token_file
     if path is None:
+        if settings.tls_certificate_file is not None:
+            return ""
         raise SettingsError(
             f"{PREFIX}WORKER_TOKEN (or {PREFIX}WORKER_TOKEN_FILE) is required: "
             "a service token with scope `work`, such as those of CARILLON_SERVICE_TOKENS"
         )
+    return _from_file(f"{PREFIX}WORKER_TOKEN_FILE", path, MAX_TOKEN_BYTES, "a token")
+
+
+def _keys_from_file(path: Path | None) -> Mapping[str, SigningKeys]:
+    if path is None:
+        return {}
+    variable = f"{PREFIX}SIGNING_KEYS_FILE"
+    text = _from_file(variable, path, MAX_KEYS_BYTES, "keys")
+    try:
+        return _signing_keys(text)
+    except PydanticCustomError as error:
+        raise SettingsError(f"{variable} {error.message()}") from None
+
+
+def _from_file(variable: str, path: Path, most: int, what: str) -> str:
     try:
         with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_BYTES).decode("ascii").strip()
+            text = file.read(most).decode("ascii").strip()
     except OSError as error:
-        raise SettingsError(f"{PREFIX}WORKER_TOKEN_FILE: cannot read {path}: {error.strerror}") from None
+        raise SettingsError(f"{variable}: cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{PREFIX}WORKER_TOKEN_FILE: {path} holds more than a token") from None
-    if not token:
-        raise SettingsError(f"{PREFIX}WORKER_TOKEN_FILE: {path} is empty")
-    return token
+        raise SettingsError(f"{variable}: {path} holds more than {what}") from None
+    if not text:
+        raise SettingsError(f"{variable}: {path} is empty")
+    return text
 
 
 def _sentence(error: ValidationError) -> str:

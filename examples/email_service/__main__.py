@@ -21,7 +21,8 @@ HOST = os.environ.get("EMAIL_SERVICE_HOST", "127.0.0.1")
 PORT = int(os.environ.get("EMAIL_SERVICE_PORT", "8081"))
 URL = os.environ.get("EMAIL_SERVICE_URL", f"http://127.0.0.1:{PORT}")  # where workers reach it
 
-# Declaring does no I/O. CARILLON_TARGET and CARILLON_SERVICE_TOKEN say where the scheduler is, and who this is.
+# Declaring does no I/O. CARILLON_TARGET and CARILLON_SERVICE_TOKEN say where the scheduler is, and who this is;
+# CARILLON_SIGNING_KEYS, what the worker's calls are signed with.
 jobs = Jobs(service="email-service", base_url=URL)
 
 jobs.endpoint(
@@ -57,7 +58,7 @@ async def registered(_app: web.Application) -> AsyncIterator[None]:
 def main() -> None:
     server = MailServer(os.environ.get("SMTP_HOST", "127.0.0.1"), int(os.environ.get("SMTP_PORT", "1025")))
     recipients = read_recipients(Path(__file__).with_name("recipients.csv"))
-    app = EmailService(Mailings(server), recipients).app()
+    app = EmailService(jobs, Mailings(server), recipients).app()
     app.cleanup_ctx.append(registered)
     try:
         web.run_app(app, host=HOST, port=PORT, shutdown_timeout=10, access_log=None, print=log.info)

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
+from carillon import Jobs, SignatureInvalid
 
 from examples.email_service.mail import MailServerGone, Recipient
 from examples.email_service.mailings import Mailings
@@ -47,17 +49,26 @@ class RunRequest:
 
 
 class EmailService:
-    """Answers with items and metrics, which Carillon records with the run."""
+    """Answers calls that the worker service signed, with items and metrics, which Carillon records with the run."""
 
-    def __init__(self, mailings: Mailings, recipients: Sequence[Recipient]) -> None:
+    def __init__(self, jobs: Jobs, mailings: Mailings, recipients: Sequence[Recipient]) -> None:
+        self._jobs = jobs
         self._mailings = mailings
         self._recipients = recipients
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[self._verified])
         app.router.add_post("/api/jobs/weekly-digest", self._weekly_digest)
         app.router.add_post("/api/jobs/welcome-mail", self._welcome_mail)
         return app
+
+    @web.middleware
+    async def _verified(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self._jobs.verify(request.headers, await request.read())
+        except SignatureInvalid as invalid:
+            raise web.HTTPUnauthorized(text=str(invalid)) from None
+        return await handler(request)
 
     async def _weekly_digest(self, request: web.Request) -> web.Response:
         run = await RunRequest.read(request)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from scheduler_service.domain.errors import Forbidden, NotFound, Unauthenticated
+from scheduler_service.domain.errors import Forbidden, NotFound, NothingToSee, Unauthenticated
 
 
 class Kind(StrEnum):
@@ -51,8 +51,9 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class Principal:
     """A caller. `name` is its token's id, its certificate's name or its JWT's subject; `service` is what a service's
-    or worker's credential is bound to (`*`: all services); `tenant` is a user's. `expires_at`: when its credential
-    stops to count, None for one that does not expire by itself. `origin` says nothing about who it is."""
+    or worker's credential is bound to (`*`: all services); `tenant` is a user's. `expires_at`: when its JWT or
+    certificate stops to count, None for one that does not expire by itself. `token_id`: the service token that it came
+    by, which may be revoked or expire. `origin` says nothing about who it is."""
 
     kind: Kind
     name: str = ""
@@ -60,6 +61,7 @@ class Principal:
     tenant: str = ""
     scopes: frozenset[Scope] = frozenset()
     expires_at: datetime | None = field(default=None, compare=False)
+    token_id: str = field(default="", compare=False)
     origin: Origin = field(default=Origin(), compare=False)
 
     def __str__(self) -> str:
@@ -104,6 +106,7 @@ class Action(StrEnum):
     BACKFILL = "backfill jobs"
     WORK = "work"
     AUDIT = "read the audit trail"
+    ADMINISTER = "manage service tokens and users"
 
 
 _SCOPES = {
@@ -112,7 +115,7 @@ _SCOPES = {
     Action.TRIGGER: Scope.TRIGGER,
     Action.WORK: Scope.WORK,
 }
-_ADMIN_MAY = frozenset(Action) - {Action.REGISTER, Action.WORK}
+_ADMIN_MAY = frozenset(Action) - {Action.REGISTER, Action.WORK, Action.ADMINISTER}
 _USER_MAY = frozenset({Action.READ, Action.SET_SCHEDULE, Action.RUN_SCHEDULE, Action.TENANT})
 
 
@@ -126,24 +129,30 @@ def may(principal: Principal, action: Action, resource: Resource = ANYTHING) -> 
         case Kind.WORKER:
             return action is Action.WORK and Scope.WORK in principal.scopes
         case Kind.USER:
-            return action in _USER_MAY and _is_own(principal, resource.tenant)
+            return bool(principal.tenant) and action in _USER_MAY and _is_own(principal, resource.tenant)
+        case Kind.OPERATOR:
+            return action in (Action.ADMINISTER, Action.AUDIT)
         case _:
             return False
 
 
 def _is_own(user: Principal, tenant: str) -> bool:
     """The system's things are no user's."""
-    return not tenant or (bool(user.tenant) and user.tenant == tenant != SYSTEM_TENANT)
+    return not tenant or user.tenant == tenant != SYSTEM_TENANT
 
 
 def require(principal: Principal, action: Action, resource: Resource = ANYTHING) -> None:
     """Refuses what `may` does not allow: Unauthenticated, Forbidden, or NotFound for a user, who learns nothing of
-    what is not its own."""
+    what is not its own (NothingToSee for one without a tenant, whatever it asks)."""
     if may(principal, action, resource):
         return
     if principal.kind is Kind.ANONYMOUS:
         raise Unauthenticated(
             "this call needs credentials: send `x-service-token: id.secret` or `authorization: Bearer <JWT>`"
+        )
+    if principal.kind is Kind.USER and not principal.tenant:
+        raise NothingToSee(
+            "there is no such thing, or it is not yours to see; your JWT names neither the admin role nor a tenant"
         )
     if principal.kind is Kind.USER and action in _USER_MAY:
         raise NotFound("there is no such thing, or it is not yours to see")
@@ -164,4 +173,5 @@ _WHO_MAY = {
     Action.BACKFILL: "that needs a JWT with the admin role",
     Action.WORK: "a work stream needs a service token with scope `work`, bound to the service or to `*`",
     Action.AUDIT: "that needs a JWT with the admin role",
+    Action.ADMINISTER: "that is for the deployment's own command line",
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 from scheduler_service.domain.run import TriggerSource, scheduled_run_id
 from scheduler_service.domain.settling import OwedRun
@@ -51,6 +52,12 @@ class CatchUpPlan:
     def times(self, schedules: int) -> CatchUpPlan:
         """The plan of so many schedules that are alike."""
         return CatchUpPlan(self.runs * schedules, self.missed * schedules, self.first, self.last)
+
+    def to_document(self, policy: CatchUp) -> dict[str, Any]:
+        """What was caught up by a policy, for the audit trail; nothing where nothing was asked for."""
+        if policy is CatchUp.NONE:
+            return {}
+        return {"catch_up": policy.name, "caught_up_runs": self.runs, "missed_occurrences": self.missed}
 
 
 NOTHING = CatchUpPlan()

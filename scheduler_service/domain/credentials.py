@@ -3,57 +3,70 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from scheduler_service.domain.access import ANY_SERVICE, Kind, Principal, Scope
 
-_OWN_SERVICE_SCOPES = frozenset(Scope)
-_ANY_SERVICE_SCOPES = frozenset({Scope.WORK})
+ALL_SCOPES = frozenset(Scope)
+WORK_ONLY = frozenset({Scope.WORK})
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceToken:
-    """A token as it is known here: bound to a service (`*`: a worker for all), and the hash of its secret."""
+    """A token as it is known here: bound to a service (`*`: a worker for all), and the hash of its secret.
+    `expires_at`: by the database's clock; None for one that does not expire."""
 
     token_id: str
     service: str
-    secret_hash: bytes
+    secret_hash: bytes = field(repr=False)
+    scopes: frozenset[Scope]
+    expires_at: datetime | None = None
 
     @property
     def principal(self) -> Principal:
-        scopes = _ANY_SERVICE_SCOPES if self.service == ANY_SERVICE else _OWN_SERVICE_SCOPES
         kind = Kind.WORKER if self.service == ANY_SERVICE else Kind.SERVICE
-        return Principal(kind, name=self.token_id, service=self.service, scopes=scopes)
+        return Principal(kind, name=self.token_id, service=self.service, scopes=self.scopes, token_id=self.token_id)
 
 
 @dataclass(frozen=True, slots=True)
 class JwtRules:
-    """What a JWT must be. `role_claim` and `tenant_claim` are paths such as `metadata.role`."""
+    """What a JWT must be. `secret` is for development: JWTs are verified by a key set otherwise. `issuers`: the `iss`
+    that are accepted. `role_claim` and `tenant_claim` are paths (domain/jwts.claim_path). `max_lifetime`: from `iat` to
+    `exp`, in seconds."""
 
-    secret: str = ""
-    issuer: str = "carillon"
+    secret: str = field(default="", repr=False)
+    issuers: tuple[str, ...] = ("carillon",)
     audience: str = "carillon"
     role_claim: str = "role"
     admin_role: str = "admin"
     tenant_claim: str = "tenant"
+    max_lifetime: int = 86_400
 
 
 def parse_service_tokens(text: str) -> list[ServiceToken]:
     """Reads `email-service=id.secret,...` (commas or lines). Errors: ValueError with a sentence, without secrets."""
     entries = [entry.strip() for entry in text.replace("\n", ",").split(",") if entry.strip()]
-    return [_service_token(number, entry) for number, entry in enumerate(entries, 1)]
+    tokens: dict[str, ServiceToken] = {}
+    for number, entry in enumerate(entries, 1):
+        token = _service_token(number, entry)
+        if token.token_id in tokens:
+            raise ValueError(f"entry {number} has the id of another entry; give each token an id of its own")
+        tokens[token.token_id] = token
+    return list(tokens.values())
 
 
 def _service_token(number: int, entry: str) -> ServiceToken:
-    service, equals, token = entry.partition("=")
+    service, equals, token = (part.strip() for part in entry.partition("="))
     token_id, dot, secret = token.partition(".")
     if not (service and equals and token_id and dot and secret):
         raise ValueError(f"entry {number} is not of the form `service=id.secret`")
     if len(secret) < 16:
         raise ValueError(f"the secret of entry {number} ({service}) is shorter than 16 characters; make it random")
-    return ServiceToken(token_id, service.strip(), secret_hash(secret))
+    scopes = WORK_ONLY if service == ANY_SERVICE else ALL_SCOPES
+    return ServiceToken(token_id, service, secret_hash(secret), scopes)
 
 
 def secret_hash(secret: str) -> bytes:
     """What is kept of a token's secret: its SHA-256. The secret is random, so it needs no salt and no slow hash."""
-    return hashlib.sha256(secret.encode()).digest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()

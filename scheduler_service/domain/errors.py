@@ -5,6 +5,7 @@
     ├── Unauthenticated     UNAUTHENTICATED: who calls could not be established
     ├── Forbidden           PERMISSION_DENIED: the principal is known and may not
     ├── NotFound            NOT_FOUND: is not there, or is not the caller's
+    │   └── NothingToSee    the same, to a caller with neither role nor tenant; lists answer empty instead
     ├── AlreadyExists       ALREADY_EXISTS: metadata names what is there
     ├── Conflict            FAILED_PRECONDITION: the state of the thing does not allow it now
     ├── Replaced            ABORTED: something newer took this one's place
@@ -61,6 +62,10 @@ class Forbidden(Refusal):
 
 class NotFound(Refusal):
     reason = "NOT_FOUND"
+
+
+class NothingToSee(NotFound):
+    """The caller is known, and nothing at all is its own: whatever it asks for, this is the answer."""
 
 
 class AlreadyExists(Refusal):

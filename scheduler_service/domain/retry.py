@@ -27,8 +27,9 @@ class End:
 
 
 # Trying again changes nothing: the payload stays what it is, a result that cannot be recorded was not the fault of the
-# moment, and a gRPC service that finds the request invalid, or has no such method, means it.
-_FINAL_CODES = frozenset({"BAD_PAYLOAD", "BAD_RESULT", "GRPC_REFUSED"})
+# moment, a gRPC service that finds the request invalid, or has no such method, means it, and what a worker may call
+# and signs changes with its settings only.
+_FINAL_CODES = frozenset({"BAD_PAYLOAD", "BAD_RESULT", "GRPC_REFUSED", "TARGET_NOT_ALLOWED", "SIGNING_KEY_MISSING"})
 
 
 def decide(policy: RetryPolicy, attempt: int, error_code: str) -> Retry | End:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler_service.domain.access import ANONYMOUS, Principal
+from scheduler_service.domain.access import ANONYMOUS, Action, Kind, Principal
 from scheduler_service.domain.errors import Unauthenticated
 
 _TOKEN = "x-service-token"
@@ -19,11 +19,11 @@ _JWT = "authorization"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What is known of a call's connection. `certificate_names`: of a client certificate that was verified, none
-    without one."""
+    """What is known of a call's connection. `certificate_names`: the DNS and URI names of a client certificate that
+    was verified, None without one."""
 
     address: str = ""
-    certificate_names: tuple[str, ...] = ()
+    certificate_names: tuple[str, ...] | None = None
 
 
 UNKNOWN = Connection()
@@ -48,16 +48,28 @@ class Jwts(Protocol):
         """Errors: Unauthenticated (`CREDENTIALS_INVALID`); Unavailable if its key cannot be had."""
         ...
 
+    def holds(self, principal: Principal) -> bool:
+        """Whether who came by a JWT still is what it was then."""
+        ...
+
 
 class Certificates(Protocol):
     """Client certificates of workers."""
 
-    def principal(self, names: tuple[str, ...]) -> Principal | None:
+    def principal(self, names: tuple[str, ...] | None) -> Principal | None:
         """None where no certificate was shown. Errors: Unauthenticated for one that is nobody's here."""
         ...
 
-    def refuse_mismatch(self, principal: Principal, names: tuple[str, ...]) -> None:
+    def refuse_mismatch(self, principal: Principal, names: tuple[str, ...] | None) -> None:
         """Refuses (Unauthenticated) a token that is bound to more than the certificate beside it."""
+        ...
+
+    def holds(self, principal: Principal) -> bool:
+        """Whether this principal came by a certificate, and its name still stands for that."""
+        ...
+
+    def refuse_without(self, action: Action, names: tuple[str, ...] | None) -> None:
+        """Refuses (Unauthenticated) what a deployment allows only with a certificate."""
         ...
 
 
@@ -70,24 +82,34 @@ class Credentials:
         self._certificates = certificates
 
     async def principal(
-        self, metadata: Iterable[tuple[str, str | bytes]], connection: Connection = UNKNOWN
+        self,
+        metadata: Iterable[tuple[str, str | bytes]],
+        connection: Connection = UNKNOWN,
+        action: Action | None = None,
     ) -> Principal:
         """Errors: Unauthenticated (`CREDENTIALS_INVALID`) for anything that was sent and does not hold; Unavailable
         where it cannot be checked now."""
         sent = _sent(metadata)
+        names = connection.certificate_names
+        by_certificate = self._certificates.principal(names) if self._certificates else None
+        if self._certificates and action:
+            self._certificates.refuse_without(action, names)
         if _TOKEN in sent:
             principal = self._tokens.principal(sent[_TOKEN])
-            if self._certificates is not None:
-                self._certificates.refuse_mismatch(principal, connection.certificate_names)
+            if self._certificates:
+                self._certificates.refuse_mismatch(principal, names)
             return principal
         if _JWT in sent:
             return await self._jwts.principal(_bearer(sent[_JWT]))
-        if self._certificates is not None:
-            return self._certificates.principal(connection.certificate_names) or ANONYMOUS
-        return ANONYMOUS
+        return by_certificate or ANONYMOUS
 
     def holds(self, principal: Principal) -> bool:
-        """Whether a principal's token was revoked meanwhile, for streams; what expires says `expires_at`."""
+        """Whether a principal's token, or what a JWT's subject may do, was withdrawn meanwhile, for streams; what
+        expires says `expires_at`."""
+        if principal.kind in (Kind.ADMIN, Kind.USER):
+            return self._jwts.holds(principal)
+        if self._certificates and self._certificates.holds(principal):
+            return True
         return self._tokens.holds(principal)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from scheduler_service.loops.completer import CompleterLoop
@@ -21,10 +22,16 @@ from scheduler_service.usecases.wakeups import Wakeups, direct_connection
 
 class Engine:
     """Ticks, dispatches and completes for this replica. `listen_url`: a direct connection for LISTEN, where the
-    engine's own goes through PgBouncer; empty uses the engine's."""
+    engine's own goes through PgBouncer; empty uses the engine's. `retention`: how long records are kept; None: all."""
 
     def __init__(
-        self, database: Database, sessions: Sessions, wakeups: Wakeups, replica: str, listen_url: str = ""
+        self,
+        database: Database,
+        sessions: Sessions,
+        wakeups: Wakeups,
+        replica: str,
+        listen_url: str = "",
+        retention: timedelta | None = None,
     ) -> None:
         self.replica = replica
         self.backlog = Backlog()
@@ -43,7 +50,7 @@ class Engine:
         self._others: list[Loop] = [
             teller,
             Listener(connect_directly, wakeups, teller),
-            Housekeeper(database.hot_connection, self.backlog),
+            Housekeeper(database.hot_connection, self.backlog, retention),
         ]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from time import monotonic
 
 from scheduler_service.loops.loop import Connect, Connection, Loop
@@ -14,10 +15,10 @@ from scheduler_service.usecases.wakeups import Wakeup
 class Housekeeper(Loop):
     """Does each chore when it is due. The backlog first: operators want it most while a chore fails."""
 
-    def __init__(self, connect: Connect, backlog: Backlog) -> None:
+    def __init__(self, connect: Connect, backlog: Backlog, retention: timedelta | None = None) -> None:
         super().__init__("housekeeper", Wakeup(), connect)
         self._backlog = backlog
-        self._housekeeping = Housekeeping()
+        self._housekeeping = Housekeeping(retention)
         self._rearming = Rearming()
 
     async def step(self, connection: Connection) -> bool:

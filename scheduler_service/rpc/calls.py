@@ -9,22 +9,27 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.access import ANONYMOUS, Origin, Principal, require
-from scheduler_service.domain.errors import InvalidInput, Refusal, Violation
+from scheduler_service.domain.errors import InvalidInput, NothingToSee, Refusal, Violation
 from scheduler_service.domain.fields import is_storable
 from scheduler_service.identity.credentials import Connection, Credentials
 from scheduler_service.rpc.degraded import DEGRADED_TRAILER, empty_list_of
 from scheduler_service.rpc.errors import code_of, status_of
+from scheduler_service.rpc.expiry import ending_with
+from scheduler_service.rpc.limits import Limits
 from scheduler_service.rpc.methods import ACTIONS, PUBLIC
 from scheduler_service.rpc.metrics import CallMetrics
+from scheduler_service.rpc.open_streams import OpenStreams
 from scheduler_service.store.errors import SchemaMissing, translate
 
 log = structlog.get_logger()
@@ -45,12 +50,27 @@ def caller() -> Principal:
     return _caller.get()
 
 
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What every call meets."""
+
+    credentials: Credentials
+    metrics: CallMetrics
+    limits: Limits
+    streams: OpenStreams
+
+
 class Calls(grpc.aio.ServerInterceptor):
     """Authenticates each call, and turns what its handler raises into a status."""
 
-    def __init__(self, credentials: Credentials, metrics: CallMetrics) -> None:
-        self._credentials = credentials
-        self._metrics = metrics
+    def __init__(
+        self,
+        credentials: Credentials,
+        metrics: CallMetrics,
+        limits: Limits | None = None,
+        streams: OpenStreams | None = None,
+    ) -> None:
+        self._around = _Around(credentials, metrics, limits or Limits(CollectorRegistry()), streams or OpenStreams())
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -59,7 +79,7 @@ class Calls(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method.startswith(PUBLIC):
             return handler
-        call = _Call(method, handler_call_details.invocation_metadata, self._credentials, self._metrics)
+        call = _Call(method, handler_call_details.invocation_metadata, self._around)
         decode = _decoder(handler.request_deserializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
@@ -105,23 +125,23 @@ async def _all_sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 class _Call:
     """One call of one method."""
 
-    def __init__(self, method: str, metadata: Metadata, credentials: Credentials, metrics: CallMetrics) -> None:
+    def __init__(self, method: str, metadata: Metadata, around: _Around) -> None:
         self._method = method
         self._metadata = metadata
-        self._credentials = credentials
-        self._metrics = metrics
+        self._around = around
 
     def answering(self, handler: Callable[[Any, Context], Awaitable[Message]]) -> Any:
         async def answer(request: Any, context: Context) -> Message:
-            with self._metrics.timed(self._method) as outcome:
+            with self._around.metrics.timed(self._method) as outcome:
                 try:
                     _caller.set(await self._principal(context))
                     return await handler(_sound(request), context)
                 except Exception as error:
                     refusal = self._refusal(error)
-                    empty = empty_list_of(self._method) if isinstance(refusal, SchemaMissing) else None
-                    if empty is not None:
-                        context.set_trailing_metadata(((DEGRADED_TRAILER, refusal.message),))
+                    shows_nothing = isinstance(refusal, (SchemaMissing, NothingToSee))
+                    if shows_nothing and (empty := empty_list_of(self._method)) is not None:
+                        if isinstance(refusal, SchemaMissing):
+                            context.set_trailing_metadata(((DEGRADED_TRAILER, refusal.message),))
                         return empty
                     outcome.code = code_of(refusal)
                     await _abort(context, refusal)
@@ -130,11 +150,18 @@ class _Call:
 
     def streaming(self, handler: Callable[[Any, Context], AsyncIterator[Message]]) -> Any:
         async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
-            with self._metrics.timed(self._method) as outcome:
+            with self._around.metrics.timed(self._method) as outcome:
                 try:
-                    _caller.set(await self._principal(context))
-                    async for message in handler(_sound(request), context):
-                        yield message
+                    principal = await self._principal(context)
+                    _caller.set(principal)
+                    with self._around.streams.one(self._method, principal):
+                        async with ending_with(
+                            principal, self._around.credentials.holds, partial(_abort, context)
+                        ) as watch:
+                            async for message in handler(_sound(request), context):
+                                watch.is_sending = True
+                                yield message
+                                watch.is_sending = False
                 except Exception as error:
                     refusal = self._refusal(error)
                     outcome.code = code_of(refusal)
@@ -147,8 +174,12 @@ class _Call:
 
     async def _principal(self, context: Context) -> Principal:
         """Who calls, if it may call this method at all."""
-        principal = await self._credentials.principal(self._metadata, _connection(context))
-        require(principal, ACTIONS[self._method])
+        action = ACTIONS[self._method]
+        principal = await self._around.limits.principal(
+            self._around.credentials, self._metadata, _connection(context), action
+        )
+        require(principal, action)
+        self._around.limits.admit(principal, self._method)
         return replace(principal, origin=self._origin(context))
 
     def _origin(self, context: Context) -> Origin:
@@ -173,7 +204,11 @@ class _Call:
 
 
 def _connection(context: Context) -> Connection:
-    names = context.auth_context().get("x509_subject_alternative_name", ())
+    known = context.auth_context()
+    if "x509_pem_cert" not in known:
+        return Connection(context.peer())
+    # Addresses and mail boxes, which x509_subject_alternative_name has too, name no worker.
+    names = (*known.get("peer_dns", ()), *known.get("peer_uri", ()))
     return Connection(context.peer(), tuple(name.decode(errors="replace") for name in names))
 
 

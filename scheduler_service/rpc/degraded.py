@@ -1,4 +1,5 @@
-"""Lists while the schema is missing: empty, and saying so, rather than an error in everybody's dashboard."""
+"""Lists while the schema is missing: empty, and saying so, rather than an error in everybody's dashboard. So it is
+for a caller that nothing is there for."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from google.protobuf import descriptor_pool
+
 from scheduler_service.domain.access import Action
 
 PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.")
@@ -50,6 +52,12 @@ ACTIONS: Mapping[str, Action] = {
     "/carillon.v1.AuditService/GetAuditHead": Action.AUDIT,
     "/carillon.v1.AuditService/VerifyAuditTrail": Action.AUDIT,
 }
+
+
+def methods_of(service: str) -> list[str]:
+    """The full names of a service's methods, as its proto has them. `service`: such as `carillon.v1.JobService`."""
+    found = descriptor_pool.Default().FindServiceByName(service)
+    return [f"/{service}/{method.name}" for method in found.methods]
 
 
 def unlisted(methods: Iterable[str]) -> list[str]:

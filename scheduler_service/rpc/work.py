@@ -7,6 +7,7 @@ stream of a session counts; the completer takes results; nothing here waits for 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from scheduler_service.domain.errors import Unavailable
 from scheduler_service.rpc import work_decode
 from scheduler_service.rpc.work_decode import Malformed
 from scheduler_service.rpc.work_outbox import Outbox
+from scheduler_service.rpc.work_pace import HeartbeatPace
 from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.report import Reports
 from scheduler_service.usecases.sessions import ConnectedSession, Sessions
@@ -60,6 +62,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         heartbeat_interval: float = 5.0,
         hello_timeout: float = HELLO_SECONDS,
         new_outbox: Callable[[], Outbox] = Outbox,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leases = leases
         self._sessions = sessions
@@ -71,6 +74,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         self._heartbeat_interval = heartbeat_interval
         self._hello_timeout = hello_timeout
         self._new_outbox = new_outbox
+        self._clock = clock
         self._draining = False
         self._streams: dict[Outbox, ConnectedSession] = {}
         self._leaving: set[asyncio.Future[None]] = set()
@@ -93,7 +97,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         hello = work_decode.hello_of(first.hello)
         credit = work_decode.credit_of(first.credit, 0)
         session = await self._leases.open(principal, hello, outbox)
-        reader = asyncio.ensure_future(self._read(request_iterator, session, outbox))
+        pace = HeartbeatPace(self._heartbeat_interval, self._lease, len(hello.held_claims), self._clock)
+        reader = asyncio.ensure_future(self._read(request_iterator, session, outbox, pace))
         self._begun(session, outbox, reader)
         # A writer that waits for a worker which went away is not told; the call is.
         context.add_done_callback(lambda _: outbox.finish())  # type: ignore[arg-type]  # typed as synchronous
@@ -143,14 +148,16 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             raise Malformed("hello", "must be the first message of a stream")
         return first
 
-    async def _read(self, requests: AsyncIterator[WorkRequest], session: ConnectedSession, outbox: Outbox) -> None:
+    async def _read(
+        self, requests: AsyncIterator[WorkRequest], session: ConnectedSession, outbox: Outbox, pace: HeartbeatPace
+    ) -> None:
         """Takes the worker's messages until it closes its side, says Goodbye, or one is wrong."""
         try:
             async for request in requests:
                 if request.HasField("goodbye"):
                     await self._leave(session)
                     break
-                self._take(request, session, outbox)
+                self._take(request, session, outbox, pace)
                 # While the database is away, what is reported waits in the workers, not in our memory.
                 while len(self._results) > _MOST_UNCOMMITTED:  # noqa: ASYNC110  # nothing says that it shrank
                     await asyncio.sleep(_LOOK_AGAIN_SECONDS)
@@ -165,7 +172,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         leaving.add_done_callback(self._leaving.discard)
         await asyncio.shield(leaving)
 
-    def _take(self, request: WorkRequest, session: ConnectedSession, outbox: Outbox) -> None:
+    def _take(self, request: WorkRequest, session: ConnectedSession, outbox: Outbox, pace: HeartbeatPace) -> None:
         kind = request.WhichOneof("message")
         if kind == "results":
             results = work_decode.results_of(request.results.results, session.session_id)
@@ -177,6 +184,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         elif kind == "progress":
             self._reports.progressed(session.session_id, work_decode.progress_of(request.progress))
         elif kind == "heartbeat":
+            pace.check(len(request.heartbeat.held_claims), outbox.claims)
             held = work_decode.claims_of(request.heartbeat.held_claims)
             self._leases.beat(session, request.heartbeat.sequence, [*held, *outbox.unsent_claims])
         elif kind == "hello":

@@ -23,9 +23,9 @@ from scheduler_service.usecases.leases import Hello
 log = structlog.get_logger()
 
 MAX_CREDIT = 100_000
+MAX_HELD_CLAIMS = 100_000
 _MAX_WORKER = 200
 _MAX_ROUTES = 1_000
-_MAX_HELD_CLAIMS = 100_000
 _MAX_KEY = 256
 _MAX_ERROR_BYTES = 4 * 1024
 _MAX_DETAIL_BYTES = 16 * 1024
@@ -77,8 +77,8 @@ def hello_of(message: work_pb2.Hello) -> Hello:
 
 def claims_of(held_claims: Sequence[int]) -> list[int]:
     """Errors: Malformed."""
-    if len(held_claims) > _MAX_HELD_CLAIMS:
-        raise Malformed("held_claims", f"lists over {_MAX_HELD_CLAIMS:,} claims")
+    if len(held_claims) > MAX_HELD_CLAIMS:
+        raise Malformed("held_claims", f"lists over {MAX_HELD_CLAIMS:,} claims")
     return list(held_claims)
 
 

@@ -2,6 +2,10 @@
 
 The API's role sees and writes only what the principal of its transaction may (row level security), so a transaction
 begins by saying who that is. The engine's role works for all tenants.
+
+Nothing here may outlive its transaction in the server's session: behind PgBouncer the next transaction of that session
+is somebody else's. So what a session needs is set with its login (`logins`), what a transaction needs with
+`set_config(..., true)`, and locks are `pg_advisory_xact_lock`. LISTEN has a direct connection (`notifications`).
 """
 
 from __future__ import annotations
@@ -18,21 +22,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from scheduler_service.domain.access import Principal
+from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, what_login_lacks
 
-# With statistics from an empty table the planner reads a partial index on state for a keyed update, and costs ten
-# times as much; on the engine's statements these plans are never right.
-_HOT_OPTIONS = (
-    "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
-    # A plan kept from when live_runs was small walks the whole table once it is large.
-    " -c plan_cache_mode=force_custom_plan"
-)
 _CONNECT_SECONDS = 5
-# A replica that freezes in a transaction, or whose host is gone, must not keep its row locks: what is locked is passed
-# over by everyone else. The first group is the server's side of a connection, the second the client's.
-_LIMITS = (
-    " -c idle_in_transaction_session_timeout=15s -c statement_timeout=60s"
-    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000"
-)
+# How the client notices that the other end is gone; the server's side of it goes with the login (`logins`).
 _KEEPALIVE: dict[str, Any] = {
     "connect_timeout": _CONNECT_SECONDS,
     "keepalives_idle": 10,
@@ -78,14 +71,16 @@ class Transaction:
 
 
 class Database:
-    """The one PostgreSQL. `api_url` and `engine_url` are `postgresql://` URLs of the two login roles."""
+    """The one PostgreSQL. `api_url` and `engine_url` are `postgresql://` URLs of the two login roles;
+    `through_pgbouncer` says that they lead to one in transaction mode, which may know no prepared statements."""
 
-    def __init__(self, api_url: str, engine_url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, api_url: str, engine_url: str, *, pool_size: int = 10, through_pgbouncer: bool = False) -> None:
         self._engine_url = engine_url
-        self._api = _pool(api_url, pool_size)
+        self._through_pgbouncer = through_pgbouncer
+        self._api = _pool(api_url, pool_size, through_pgbouncer)
         # The same pool.
         self._snapshots = self._api.execution_options(isolation_level="REPEATABLE READ")
-        self._engine = _pool(engine_url, pool_size)
+        self._engine = _pool(engine_url, pool_size, through_pgbouncer)
 
     @asynccontextmanager
     async def acting_for(self, principal: Principal, *, one_snapshot: bool = False) -> AsyncIterator[Transaction]:
@@ -114,23 +109,33 @@ class Database:
         return await psycopg.AsyncConnection.connect(
             self._engine_url,
             autocommit=True,
-            prepare_threshold=1,
-            options=_HOT_OPTIONS + _LIMITS,
+            prepare_threshold=None if self._through_pgbouncer else 1,
             **_KEEPALIVE,
         )
+
+    async def what_logins_lack(self) -> list[str]:
+        """For each login without the settings that it should have (one made by hand), the SQL that gives them."""
+        async with self._api.connect() as api, self._engine.connect() as engine:
+            lacking = [await what_login_lacks(api, API_ROLE), await what_login_lacks(engine, ENGINE_ROLE)]
+        return [statement for statement in lacking if statement]
+
+    async def forget_connections(self) -> None:
+        """Later transactions have connections that are opened anew."""
+        await self._api.dispose()
+        await self._engine.dispose()
 
     async def close(self) -> None:
         await self._api.dispose()
         await self._engine.dispose()
 
 
-def _pool(url: str, size: int) -> AsyncEngine:
+def _pool(url: str, size: int, through_pgbouncer: bool) -> AsyncEngine:
     return create_async_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=size,
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=True,
-        connect_args={"options": _LIMITS.strip(), **_KEEPALIVE},
+        connect_args={**_KEEPALIVE, **({"prepare_threshold": None} if through_pgbouncer else {})},
         hide_parameters=True,
     )

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from sqlalchemy import text
 
 from scheduler_service.domain.record import RunError
+from scheduler_service.domain.schedule import Schedule
 from scheduler_service.store.cancel import end_pending_runs
 from scheduler_service.store.database import Transaction
+from scheduler_service.store.schedules import SELECT, schedule_of
 
 _LOCK = text("""
 select schedule_id from carillon.schedules
 where schedule_id = any(:schedule_ids) and deleted_at is null
 order by schedule_id for no key update""")
+_THESE = text(f"{SELECT} where s.schedule_id = any(:schedule_ids) order by s.schedule_id")
 _DELETE = text("""
 with gone as (
   update carillon.schedules set deleted_at = :now, enabled = false, next_run_at = null, revision = revision + 1,
@@ -24,7 +27,6 @@ with gone as (
 insert into carillon.schedule_revisions (schedule_id, revision, enabled, cron, time_zone, gap, repeat, phase, jitter,
   in_force_from, changed_by)
 select schedule_id, revision, false, cron, time_zone, gap, repeat, phase, jitter, settled_to, :principal from gone""")
-# In the order of locks: those whose turn it is before those that wait for them (store/turns.py).
 # In the order of locks: those whose turn it is before those that wait for them. No index finds all live runs of a
 # schedule; joined, they are looked through once, however many schedules there are.
 _LOCK_WAITING = text("""
@@ -38,6 +40,12 @@ async def lock_schedules(tx: Transaction, schedule_ids: Sequence[int]) -> list[i
     """Locks those of these schedules that are not deleted, in the order of their ids."""
     rows = await tx.connection.execute(_LOCK, {"schedule_ids": list(schedule_ids)})
     return list(rows.scalars())
+
+
+async def get_schedules(tx: Transaction, schedule_ids: Sequence[int]) -> list[Schedule]:
+    """These schedules, in the order of their ids."""
+    rows = await tx.connection.execute(_THESE, {"schedule_ids": list(schedule_ids)})
+    return [schedule_of(row) for row in rows]
 
 
 async def delete_schedules(tx: Transaction, schedule_ids: Sequence[int]) -> None:

@@ -33,6 +33,11 @@ def translate(error: BaseException) -> Refusal | None:
     return None
 
 
+def lacks_rights(error: BaseException) -> bool:
+    """Whether the database refused what its login may not do: a fault of how it was set up."""
+    return isinstance(error.orig if isinstance(error, DBAPIError) else error, pg.InsufficientPrivilege)
+
+
 def is_database_away(error: BaseException) -> bool:
     """Whether waiting and trying again is the right answer."""
     return isinstance(translate(error), Unavailable)

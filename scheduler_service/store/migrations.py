@@ -7,36 +7,20 @@ books. Whoever migrates holds an advisory lock, so that replicas that start toge
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import alembic.command
 import psycopg
 from alembic.config import Config
-from psycopg import sql
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
+from scheduler_service.store.logins import Login, give_login
+
 FOLDER = Path(__file__).parent.parent.parent / "migrations"
-API_ROLE = "carillon_api"
-ENGINE_ROLE = "carillon_engine"
 _LOCK = "select pg_advisory_lock(hashtext('carillon.migrate'))"
-# The engine's plans, set with its role, because PgBouncer passes on no start-up options.
-_ENGINE_SETTINGS = ("jit", "enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """A name and password to give one of the service's roles; `url` is the one the scheduler will connect with."""
-
-    group: str
-    url: str
-
-    @property
-    def user(self) -> str:
-        return make_url(self.url).username or ""
 
 
 def expected_version() -> int:
@@ -52,7 +36,7 @@ def migrate(migration_url: str, logins: Iterable[Login] = ()) -> int:
         # First of all by itself: it makes the roles, and the book that Alembic writes in.
         guard.execute(_file("0001_foundation.sql"))
         for login in logins:
-            _give_login(guard, login)
+            give_login(guard, login)
         row = guard.execute("select max(number) from carillon.migrations").fetchone()
         version = int(row[0]) if row else 0
         if version > expected_version():
@@ -81,25 +65,6 @@ def _upgrade(migration_url: str) -> None:
         config.set_main_option("script_location", str(FOLDER / "alembic"))
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
-
-
-def _give_login(connection: psycopg.Connection, login: Login) -> None:
-    url = make_url(login.url)
-    user, password = str(url.username or ""), url.password
-    role = sql.Identifier(user)
-    if user != login.group:
-        if connection.execute("select from pg_roles where rolname = %s", [user]).fetchone() is None:
-            connection.execute(sql.SQL("create role {}").format(role))
-        connection.execute(sql.SQL("grant {} to {}").format(sql.Identifier(login.group), role))
-    if password is None:
-        connection.execute(sql.SQL("alter role {} login").format(role))
-    else:
-        # Only the hash is sent: a statement may be logged.
-        hashed = connection.pgconn.encrypt_password(str(password).encode(), user.encode(), b"scram-sha-256").decode()
-        connection.execute(sql.SQL("alter role {} login password {}").format(role, sql.Literal(hashed)))
-    if login.group == ENGINE_ROLE:
-        for setting in _ENGINE_SETTINGS:
-            connection.execute(sql.SQL("alter role {} set {} = off").format(role, sql.Identifier(setting)))
 
 
 async def schema_problem(connection: AsyncConnection) -> str | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import psycopg
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from psycopg.rows import TupleRow
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -14,3 +17,23 @@ async def create_partitions(connection: Connection) -> int:
     assert row is not None
     made: int = row[0]
     return made
+
+
+async def drop_partitions(connection: Connection, *, older_than: timedelta) -> int:
+    """Drops the months that ended longer ago, but for those that live runs need; answers how many tables those were.
+    While somebody reads or writes the records for long, it leaves the rest for another time."""
+    dropped = 0
+    try:
+        # A month for each statement, since it keeps everyone out of the records until it ends.
+        while some := await _drop_a_month(connection, older_than):
+            dropped += some
+    except (LockNotAvailable, DeadlockDetected):
+        pass
+    return dropped
+
+
+async def _drop_a_month(connection: Connection, older_than: timedelta) -> int:
+    row = await (await connection.execute("select carillon.drop_partitions(%s)", [older_than])).fetchone()
+    assert row is not None
+    dropped: int = row[0]
+    return dropped

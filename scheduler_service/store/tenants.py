@@ -22,7 +22,7 @@ values (:tenant, :time_zone, :now, :now, :principal)
 on conflict (tenant_id) do update
 set time_zone = excluded.time_zone, updated_at = excluded.updated_at, updated_by = excluded.updated_by
 returning tenant_id, time_zone, created_at, updated_at, updated_by""")
-_FORGET = text("delete from carillon.tenants where tenant_id = :tenant")
+_FORGET = text("delete from carillon.tenants where tenant_id = :tenant returning time_zone")
 # As the index on schedules of tenants has it.
 _OF_TENANT = "s.tenant_id = :tenant and s.tenant_id <> '-' and s.deleted_at is null"
 _JOBS_FOLLOWING = text(f"""
@@ -61,8 +61,10 @@ async def put_tenant(tx: Transaction, tenant: str, time_zone: str) -> Tenant:
     return Tenant(*(await tx.connection.execute(_PUT, values)).one())
 
 
-async def forget_tenant(tx: Transaction, tenant: str) -> None:
-    await tx.connection.execute(_FORGET, {"tenant": tenant})
+async def forget_tenant(tx: Transaction, tenant: str) -> str | None:
+    """Answers the zone that it had; None for one that was never set."""
+    zone: str | None = (await tx.connection.execute(_FORGET, {"tenant": tenant})).scalar_one_or_none()
+    return zone
 
 
 async def jobs_following(tx: Transaction, tenant: str) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
+from scheduler_service.domain.audit import made, payload_document, updated
 from scheduler_service.domain.backfill import (
     MAX_SCHEDULES,
     Backfill,
@@ -25,6 +26,7 @@ from scheduler_service.domain.names import ANY_TENANT, BackfillName, JobName, ch
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.run import EPOCH, new_run_id
 from scheduler_service.domain.timing import HORIZON
+from scheduler_service.store import audit
 from scheduler_service.store import backfill_runs as runs
 from scheduler_service.store import backfills as store
 from scheduler_service.store.backfill_runs import InScope
@@ -120,19 +122,23 @@ async def cancel_backfill(
     async with database.acting_for(principal) as tx:
         backfill = _found(await store.lock_backfill(tx, name), name)
         if backfill.cancelled_at is None:
-            await _cancel(tx, name, reason)
+            ended = await _cancel(tx, name, reason)
+            after = {"cancelled": True, "reason": reason, "ended_runs": ended}
+            await audit.record(tx, [updated(name, {"cancelled": False}, after, tenant=backfill.tenant)])
             backfill = _found(await store.get_backfill(tx, name), name)
     for topic in (Topic.CANCELS, Topic.PENDING, Topic.RUNS):
         wakeups.wake(topic)
     return backfill
 
 
-async def _cancel(tx: Transaction, name: BackfillName, reason: str) -> None:
+async def _cancel(tx: Transaction, name: BackfillName, reason: str) -> int:
+    """Answers how many runs ended at once."""
     error = RunError("CANCELLED", f"cancelled by {tx.principal}{f': {reason}' if reason else ''}")
     live = await runs.lock_live(tx, name.backfill_id)
-    await end_pending_runs(await tx.driver_connection(), live, error, tx.now)
+    ended = await end_pending_runs(await tx.driver_connection(), live, error, tx.now)
     await runs.request_cancels(tx, name.backfill_id, reason)
     await store.mark_cancelled(tx, name.backfill_id)
+    return ended
 
 
 async def _backfill(tx: Transaction, request: BackfillRequest) -> Backfill:
@@ -207,13 +213,26 @@ async def _fill(
 ) -> Backfill:
     missing = await _missing(tx, request, scope, wanted)
     name = BackfillName(request.job, new_run_id(tx.now))
-    made = replace(
+    backfill = replace(
         _counted(request, len(wanted), len(missing)), name=name, created_at=tx.now, created_by=str(tx.principal)
     )
-    await store.insert_backfill(tx, name, made)
+    await store.insert_backfill(tx, name, backfill)
     await runs.insert_runs(tx, name.backfill_id, missing, request.payload)
     await arrange(await tx.driver_connection(), {each.part.schedule_id for each in missing})
-    return made
+    await audit.record(tx, [made(name, _document(request, backfill), tenant=request.tenant)])
+    return backfill
+
+
+def _document(request: BackfillRequest, backfill: Backfill) -> dict[str, Any]:
+    return {
+        "since": request.since.isoformat(),
+        "until": request.until.isoformat(),
+        "tenant": request.tenant,
+        "schedule": request.schedule,
+        "occurrences": backfill.occurrences,
+        "runs": backfill.runs,
+        "payload": payload_document(request.payload),
+    }
 
 
 def _counted(request: BackfillRequest, occurrences: int, missing: int) -> Backfill:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.audit import updated
 from scheduler_service.domain.errors import Conflict, NotFound, Unavailable
 from scheduler_service.domain.fields import Violations, check_text
 from scheduler_service.domain.record import Run, RunError
-from scheduler_service.domain.run import run_name
+from scheduler_service.domain.run import RunState, run_name
+from scheduler_service.store import audit
 from scheduler_service.store import cancel as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.runs import get_run
@@ -44,6 +47,8 @@ async def _cancel(tx: Transaction, run_id: UUID, reason: str) -> Run:
         run = await get_run(tx, run_id)
         if run is None:
             raise NotFound("there is no such run, or it is not yours to see")
+        if changed:
+            await _record(tx, run, reason)
         if changed or (run.state.is_live and run.cancel_requested_at is not None):
             return run
         if not run.state.is_live:
@@ -51,3 +56,14 @@ async def _cancel(tx: Transaction, run_id: UUID, reason: str) -> Run:
                 f"{run_name(run_id)} has ended ({run.state}); an ended run never changes", reason="RUN_ENDED"
             )
     raise Unavailable(f"{run_name(run_id)} changes hands at this moment; try again")
+
+
+async def _record(tx: Transaction, run: Run, reason: str) -> None:
+    """A run that was pending has ended; one in a worker's hands was asked to stop."""
+    before: dict[str, Any]
+    after: dict[str, Any]
+    if run.state.is_live:
+        before, after = {"cancel_requested": False}, {"cancel_requested": True, "reason": reason}
+    else:
+        before, after = {"state": RunState.PENDING.name}, {"state": run.state.name, "reason": reason}
+    await audit.record(tx, [updated(run_name(run.run_id), before, after, tenant=run.tenant)])

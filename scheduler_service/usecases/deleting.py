@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler_service.domain.access import Action, Principal, Resource, require
+from scheduler_service.domain.audit import removed, schedule_document
 from scheduler_service.domain.errors import Conflict, NotFound
-from scheduler_service.domain.names import ScheduleName
+from scheduler_service.domain.names import ScheduleName, tenant_name
 from scheduler_service.domain.record import RunError
+from scheduler_service.store import audit, jobs, schedules, tenants
 from scheduler_service.store import deleting as store
-from scheduler_service.store import jobs, schedules, tenants
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.usecases import arming
 from scheduler_service.usecases.wakeups import Topic, Wakeups
@@ -81,7 +82,8 @@ async def _remove_batch(database: Database, principal: Principal, tenant: str) -
         await tenants.lock_tenant(tx, tenant)
         first = await tenants.first_schedules(tx, tenant, BATCH)
         if not first:
-            await tenants.forget_tenant(tx, tenant)
+            if (zone := await tenants.forget_tenant(tx, tenant)) is not None:
+                await audit.record(tx, [removed(tenant_name(tenant), {"time_zone": zone}, tenant=tenant)])
             return None
         await jobs.hold_jobs(tx, sorted(set(first.values())))
         return await _delete(tx, await store.lock_schedules(tx, list(first)))
@@ -91,7 +93,9 @@ async def _delete(tx: Transaction, schedule_ids: Sequence[int]) -> Deleted:
     """Deletes locked schedules, whose jobs are held."""
     await tx.look_at_clock()
     settled = await arming.settle_schedules(tx, await schedules.owing_of(tx, schedule_ids))
+    gone = await store.get_schedules(tx, schedule_ids)
     await store.delete_schedules(tx, schedule_ids)
     error = RunError("CANCELLED", f"its schedule was deleted by {tx.principal}")
     cancelled = await store.end_waiting(tx, schedule_ids, error)
+    await audit.record(tx, [removed(each.name, schedule_document(each.spec), tenant=each.name.tenant) for each in gone])
     return Deleted(len(schedule_ids), cancelled, settled)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from scheduler_service.domain.access import Action, Kind, Principal, Resource, require
+from scheduler_service.domain.audit import updated
 from scheduler_service.domain.catching_up import NOTHING, CatchUpPlan
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
 from scheduler_service.domain.fields import Violations, check_labels
@@ -15,7 +16,7 @@ from scheduler_service.domain.job_rules import check_overrides
 from scheduler_service.domain.names import JobName
 from scheduler_service.domain.timing import CatchUp
 from scheduler_service.domain.values import take, to_json
-from scheduler_service.store import job_changes
+from scheduler_service.store import audit, job_changes
 from scheduler_service.store import jobs as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.jobs import JobValues, StoredJob
@@ -129,6 +130,7 @@ async def pause_job(database: Database, wakeups: Wakeups, principal: Principal, 
             runs = await arming.settle_jobs(tx, [job.job_id])
             await store.pause(tx, job.job_id)
             await job_changes.record(tx, [job.job_id])
+            await audit.record(tx, [updated(name, {"paused": False}, {"paused": True})])
         paused = _found(await store.get_job(tx, name), name)
     arming.announce(wakeups, runs)
     return paused
@@ -162,6 +164,7 @@ async def resume_job(
                 await _resume(tx, job.job_id, tx.now)
             else:
                 plan, runs = await _resume_catching_up(tx, job, policy)
+            await audit.record(tx, [updated(name, {"paused": True}, {"paused": False, **plan.to_document(policy)})])
         resumed = _found(await store.get_job(tx, name), name)
     arming.announce(wakeups, runs)
     return resumed, plan
@@ -214,9 +217,11 @@ async def _override(
         if to_json(overrides) == to_json(stored.job.overrides):
             return stored.job
         runs = await _rewrite(tx, stored, overrides, default_time_zone)
-        after = _found(await store.get_job(tx, name), name)
+        before, after = ({"overrides": to_json(each)} for each in (stored.job.overrides, overrides))
+        await audit.record(tx, [updated(name, before, after)])
+        job = _found(await store.get_job(tx, name), name)
     arming.announce(wakeups, runs)
-    return after
+    return job
 
 
 async def _rewrite(tx: Transaction, stored: StoredJob, overrides: JobOverrides, default_time_zone: str) -> int:

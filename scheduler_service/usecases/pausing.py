@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
+from scheduler_service.domain.audit import updated
 from scheduler_service.domain.catching_up import NOTHING, CatchUpPlan, CaughtUp
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.job import Job
 from scheduler_service.domain.names import ScheduleName
 from scheduler_service.domain.schedule import InForce, Schedule, revise
 from scheduler_service.domain.timing import CatchUp, TimingError
-from scheduler_service.store import jobs, schedules, tenants
+from scheduler_service.store import audit, jobs, schedules, tenants
 from scheduler_service.store import pausing as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.usecases import arming, catching_up
@@ -30,6 +31,7 @@ async def pause_schedule(database: Database, wakeups: Wakeups, principal: Princi
             return schedule
         runs = await arming.settle_schedules(tx, [schedule.schedule_id])
         await _pause(tx, schedule)
+        await audit.record(tx, [updated(name, {"paused": False}, {"paused": True}, tenant=name.tenant)])
         paused = _stored(await schedules.get_schedule(tx, name), name)
     arming.announce(wakeups, runs)
     return paused
@@ -63,6 +65,8 @@ async def resume_schedule(
             return schedule, resumption.plan
         catching_up.refuse_too_many(resumption.plan, policy)
         runs = await _resume(tx, schedule, resumption)
+        after = {"paused": False, **resumption.plan.to_document(policy)}
+        await audit.record(tx, [updated(name, {"paused": True}, after, tenant=name.tenant)])
         resumed = _stored(await schedules.get_schedule(tx, name), name)
     arming.announce(wakeups, runs)
     return resumed, resumption.plan

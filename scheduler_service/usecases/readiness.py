@@ -1,23 +1,39 @@
-"""Whether this replica can do its work: the database answers, and its schema is the one this code knows."""
+"""Whether this replica can do its work: the database answers, its schema is the one this code knows, and nobody has
+weakened what keeps callers apart."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from scheduler_service.domain.access import ANONYMOUS
+from scheduler_service.store.catalogue import catalogue_problem, login_problem
 from scheduler_service.store.database import Database
-from scheduler_service.store.errors import translate
+from scheduler_service.store.errors import lacks_rights, translate
+from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE
 from scheduler_service.store.migrations import schema_problem
+
+INSPECTION_SECONDS = 60.0
 
 
 class Readiness:
-    """`problem` says what is in the way. `migrate`, where it is given, is run once, before anything else works."""
+    """`problem` says what is in the way. `migrate`, where it is given, is run once, before anything else works.
 
-    def __init__(self, database: Database, migrate: Callable[[], object] | None) -> None:
+    The catalogue is inspected when the schema becomes good, then each minute of `clock` (seconds), and at each look
+    while something is wrong. `advice`: SQL for someone to run, since a login lacks settings; looked for whenever this
+    becomes ready.
+    """
+
+    def __init__(
+        self, database: Database, migrate: Callable[[], object] | None, clock: Callable[[], float] = monotonic
+    ) -> None:
         self._database = database
         self._migrate = migrate
+        self._clock = clock
+        self._inspect_at = 0.0
         self.problem: str | None = "it has not looked at its database yet"
+        self.advice: list[str] = []
 
     async def look(self) -> bool:
         """Looks again. Answers whether `problem` changed."""
@@ -35,17 +51,37 @@ class Readiness:
         except Exception as error:
             return _said(error)
         self._migrate = None
+        # What a login is given counts for connections that are opened from now on.
+        await self._database.forget_connections()
         return await self._check()
 
     async def _check(self) -> str | None:
         try:
             async with self._database.acting_for(ANONYMOUS) as tx:
-                return await schema_problem(tx.connection)
+                problem = await schema_problem(tx.connection)
+            if problem is None and (self.problem is not None or self._clock() >= self._inspect_at):
+                problem = await self._inspect()
+                self._inspect_at = self._clock() + INSPECTION_SECONDS
+            if problem is None and self.problem is not None:
+                self.advice = await self._database.what_logins_lack()
+            return problem
         except Exception as error:
             return _said(error)
 
+    async def _inspect(self) -> str | None:
+        """What in the catalogue makes it unsafe to serve."""
+        async with self._database.as_engine() as connection:
+            problem = await login_problem(connection, ENGINE_ROLE)
+        if problem is not None:
+            return problem
+        async with self._database.acting_for(ANONYMOUS) as tx:
+            return await login_problem(tx.connection, API_ROLE) or await catalogue_problem(tx.connection)
+
 
 def _said(error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0]
+    if lacks_rights(error):
+        return f"a login lacks its role's rights, which `python -m scheduler_service migrate` gives it ({first_line})"
     if (refusal := translate(error)) is None:
         raise error
-    return f"{refusal.message} ({str(error).strip().splitlines()[0]})"
+    return f"{refusal.message} ({first_line})"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import structlog
 
 from scheduler_service.domain.access import Action, Principal, Resource, require
+from scheduler_service.domain.audit import Change, job_document, made, removed, updated
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
 from scheduler_service.domain.fields import Violations, check_json_size
 from scheduler_service.domain.job import (
@@ -23,7 +25,7 @@ from scheduler_service.domain.job import (
 )
 from scheduler_service.domain.job_rules import check_manifest
 from scheduler_service.domain.names import JobName
-from scheduler_service.store import job_changes
+from scheduler_service.store import audit, job_changes
 from scheduler_service.store import jobs as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.jobs import JobValues, StoredJob
@@ -115,11 +117,12 @@ async def remove_job(database: Database, wakeups: Wakeups, principal: Principal,
         runs = await arming.settle_jobs(tx, [stored.job.job_id])
         await store.archive(tx, [stored.job.job_id])
         await job_changes.record(tx, [stored.job.job_id])
-        removed = await store.get_job(tx, name)
-    assert removed is not None
+        await audit.record(tx, [removed(name, _document(stored))])
+        archived = await store.get_job(tx, name)
+    assert archived is not None
     arming.announce(wakeups, runs)
     wakeups.wake(Topic.RUNS)
-    return removed
+    return archived
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +150,16 @@ async def _register(tx: Transaction, manifest: Manifest, default_time_zone: str)
     await tx.look_at_clock()
     plans = [_planned(spec, stored.get(spec.job), manifest.base_url, default_time_zone) for spec in manifest.jobs]
     _refuse_oversize(plans)
-    removed = _removed(manifest, stored)
-    runs = await _carry_out(tx, manifest, plans, [each.job.job_id for each in removed])
+    gone = _removed(manifest, stored)
+    runs = await _carry_out(tx, manifest, plans, [each.job.job_id for each in gone])
     wanted = Service(manifest.service, manifest.base_url, manifest.generation)
     if wanted != service:
         await save_service(tx, wanted)
-    after = {each.job.declared.job: each.job for each in await store.lock_jobs_of(tx, manifest.service)}
-    changes = [_change(plan, after[plan.values.declared.job]) for plan in plans]
-    changes += [JobChange(ChangeKind.REMOVED, after[each.job.declared.job]) for each in removed]
+    after = {each.job.declared.job: each for each in await store.lock_jobs_of(tx, manifest.service)}
+    changes = [_change(plan, after[plan.values.declared.job].job) for plan in plans]
+    changes += [JobChange(ChangeKind.REMOVED, after[each.job.declared.job].job) for each in gone]
+    audited = [_audited(change, stored, after) for change in changes if change.kind is not ChangeKind.UNCHANGED]
+    await audit.record(tx, _audited_service(service, wanted) + audited)
     return Registration(changes, manifest.generation), runs
 
 
@@ -243,6 +248,26 @@ async def _carry_out(tx: Transaction, manifest: Manifest, plans: Sequence[_Plan]
 def _change(plan: _Plan, job: Job) -> JobChange:
     overridden = overridden_fields(job.declared, job.overrides)
     return JobChange(plan.kind, job, plan.changed, overridden)
+
+
+def _audited(change: JobChange, before: Mapping[str, StoredJob], after: Mapping[str, StoredJob]) -> Change:
+    job = change.job.declared.job
+    match change.kind:
+        case ChangeKind.CREATED:
+            return made(change.job.name, _document(after[job]))
+        case ChangeKind.REMOVED:
+            return removed(change.job.name, _document(before[job]))
+        case _:
+            return updated(change.job.name, _document(before[job]), _document(after[job]))
+
+
+def _audited_service(before: Service, after: Service) -> list[Change]:
+    documents = [{"base_url": each.base_url, "generation": each.generation} for each in (before, after)]
+    return [updated(f"services/{after.service}", *documents)] if before != after else []
+
+
+def _document(stored: StoredJob) -> dict[str, Any]:
+    return job_document(stored.job.declared, stored.job.overrides, stored.endpoint)
 
 
 def _report(principal: Principal, manifest: Manifest, registration: Registration) -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler_service.domain.access import Action, Principal, Resource, require
+from scheduler_service.domain.audit import made, payload_document
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_text
 from scheduler_service.domain.names import ScheduleName
 from scheduler_service.domain.record import Run
-from scheduler_service.domain.run import new_run_id
+from scheduler_service.domain.run import new_run_id, run_name
+from scheduler_service.store import audit
 from scheduler_service.store import run_schedule as store
 from scheduler_service.store import runs as run_store
 from scheduler_service.store.database import Database, Transaction
@@ -84,4 +86,6 @@ async def _make_run(tx: Transaction, request: RunScheduleRequest) -> Run:
     await tx.look_at_clock()
     run_id = new_run_id(tx.now)
     await store.insert_run(tx, schedule.schedule_id, run_id, payload)
+    document = {"runs": [run_name(run_id)], "payload": payload_document(request.payload)}
+    await audit.record(tx, [made(name, document, tenant=name.tenant)])
     return (await run_store.get_runs(tx, [run_id]))[run_id]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
+from scheduler_service.domain.audit import made, schedule_document, updated
 from scheduler_service.domain.errors import Conflict, NotFound, Violation
 from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_labels, compact_json
 from scheduler_service.domain.job import Job, TimingSpec
@@ -20,7 +21,7 @@ from scheduler_service.domain.schedule import (
     revise,
 )
 from scheduler_service.domain.values import take, to_json
-from scheduler_service.store import jobs, schedule_lists, tenants
+from scheduler_service.store import audit, jobs, schedule_lists, tenants
 from scheduler_service.store import schedules as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.store.pages import Pages, page_size
@@ -133,9 +134,11 @@ async def _create(tx: Transaction, around: _Around, name: ScheduleName, spec: Sc
     """False if it is there already."""
     in_force = around.revise(spec)
     new = NewSchedule(around.job.job_id, name.tenant, name.schedule, spec, in_force)
-    made = await store.insert_schedules(tx, [new])
-    await store.put_in_force(tx, [arming.first_revision(tx, schedule_id, in_force) for schedule_id in made.values()])
-    return bool(made)
+    added = await store.insert_schedules(tx, [new])
+    await store.put_in_force(tx, [arming.first_revision(tx, schedule_id, in_force) for schedule_id in added.values()])
+    if added:
+        await audit.record(tx, [made(name, schedule_document(spec), tenant=name.tenant)])
+    return bool(added)
 
 
 async def _change(tx: Transaction, before: Schedule, wanted: ScheduleSpec, around: _Around) -> int:
@@ -146,6 +149,8 @@ async def _change(tx: Transaction, before: Schedule, wanted: ScheduleSpec, aroun
     if in_force != before.in_force or wanted.enabled != before.spec.enabled:
         await store.put_in_force(tx, [arming.revision(tx, before, in_force, enabled=wanted.enabled)])
     await store.save_spec(tx, before.schedule_id, wanted)
+    documents = (schedule_document(each) for each in (before.spec, wanted))
+    await audit.record(tx, [updated(before.name, *documents, tenant=before.name.tenant)])
     return runs
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scheduler_service.domain.access import Action, Principal, Resource, require
+from scheduler_service.domain.audit import made, updated
 from scheduler_service.domain.errors import Violation
 from scheduler_service.domain.fields import Violations
+from scheduler_service.domain.names import tenant_name
 from scheduler_service.domain.tenant import Tenant
 from scheduler_service.domain.timing import TimingError, zone
-from scheduler_service.store import jobs, schedules
+from scheduler_service.store import audit, jobs, schedules
 from scheduler_service.store import tenants as store
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.usecases import arming
@@ -48,6 +50,7 @@ async def put_tenant(
         if time_zone == before.time_zone:
             return before
         after, runs = await _change(tx, tenant, time_zone, default_time_zone)
+        await _record(tx, before, after)
     arming.announce(wakeups, runs)
     return after
 
@@ -62,6 +65,14 @@ async def _change(tx: Transaction, tenant: str, time_zone: str, default_time_zon
     timings = (arming.JobTiming(job.job_id, job.in_force(default_time_zone).timing) for job in held)
     await arming.follow_tenant(tx, tenant, timings)
     return after, runs
+
+
+async def _record(tx: Transaction, before: Tenant, after: Tenant) -> None:
+    resource, tenant = tenant_name(after.tenant), after.tenant
+    documents = [{"time_zone": each.time_zone} for each in (before, after)]
+    is_new = before.created_at is None
+    change = made(resource, documents[1], tenant=tenant) if is_new else updated(resource, *documents, tenant=tenant)
+    await audit.record(tx, [change])
 
 
 def _check_zone(time_zone: str, wrong: Violations) -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler_service.domain.access import SYSTEM_TENANT, Action, Principal, Resource, require
+from scheduler_service.domain.audit import Change, made, payload_document
 from scheduler_service.domain.errors import AlreadyExists, Conflict, NotFound
 from scheduler_service.domain.fields import Violations, check_json, check_json_size, check_labels, check_text, json_size
 from scheduler_service.domain.names import JobName, check_tenant
 from scheduler_service.domain.record import Run
 from scheduler_service.domain.run import TriggerSource, new_run_id, run_name
+from scheduler_service.store import audit
 from scheduler_service.store import runs as run_store
 from scheduler_service.store import trigger as store
 from scheduler_service.store.database import Database, Transaction
@@ -95,9 +97,24 @@ async def _make_runs(tx: Transaction, request: TriggerRequest) -> list[Run]:
     if request.run_key:
         await _take_run_key(tx, new, request)
     await store.insert_runs(tx, new)
+    await audit.record(tx, [_audited(request, new)])
     # The answer shows the payload of a single run only; a thousand copies need not even be read.
     made = await run_store.get_runs(tx, new.run_ids, with_payloads=len(new.run_ids) == 1)
     return [made[run_id] for run_id in new.run_ids]
+
+
+def _audited(request: TriggerRequest, new: store.NewRuns) -> Change:
+    """One for the call; it is a tenant's where it is for one tenant."""
+    document = {
+        "runs": [run_name(run_id) for run_id in new.run_ids],
+        "tenants": list(new.tenants),
+        "trigger": new.trigger.name,
+        "labels": dict(request.labels),
+        "payload": payload_document(request.payload),
+    }
+    told = {"origin": request.origin, "run_key": request.run_key}
+    document |= {name: value for name, value in told.items() if value}
+    return made(request.job, document, tenant=new.tenants[0] if len(new.tenants) == 1 else "")
 
 
 def _payload(job: store.TriggerableJob, request: TriggerRequest, runs: int) -> dict[str, Any]:

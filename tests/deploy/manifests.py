@@ -109,11 +109,15 @@ def _environment(pod: str, container: Resource) -> dict[str, str]:
 
 def _mounted(pod: Resource, container: Resource) -> Iterator[tuple[str, str]]:
     secrets = {each["metadata"]["name"]: each["stringData"] for each in resources(TEMPLATE)}
-    sources = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    sources = {volume["name"]: volume["secret"] for volume in pod["volumes"] if "secret" in volume}
     for mount in container["volumeMounts"]:
-        if (secret := sources.get(mount["name"])) is not None:
-            for key in secrets[secret]:
-                yield f"{mount['mountPath']}/{key}", f"{secret}/{key}"
+        if (source := sources.get(mount["name"])) is not None:
+            secret = source["secretName"]
+            files = {item["path"]: item["key"] for item in source.get("items", ())} or {
+                key: key for key in secrets[secret]
+            }
+            for path, key in files.items():
+                yield f"{mount['mountPath']}/{path}", f"{secret}/{key}"
 
 
 def _seconds(text: str) -> float:

@@ -36,7 +36,13 @@ WORKER = {f"CARILLON_{name.upper()}" for name in WorkerSettings.model_fields}
 READ_BY = {
     "scheduler-service": SCHEDULER | SCHEDULER_FILES,
     "worker-service": WORKER,
-    "examples": {"CARILLON_TARGET", "CARILLON_SERVICE_TOKEN", "CARILLON_SERVICE_TOKEN_FILE"},
+    "examples": {
+        "CARILLON_TARGET",
+        "CARILLON_PLAINTEXT",
+        "CARILLON_SERVICE_TOKEN",
+        "CARILLON_SERVICE_TOKEN_FILE",
+        "CARILLON_SIGNING_KEYS_FILE",
+    },
 }
 
 every_container = pytest.mark.parametrize("container", CONTAINERS, ids=lambda container: container.name)
@@ -137,7 +143,7 @@ def test_ports_are_those_that_the_images_expose_and_the_settings_say() -> None:
     for container in CONTAINERS:
         ports = {int(value) for name, value in container.environment.items() if re.match(r"CARILLON_.*PORT$", name)}
         assert ports in (set(), STAGES[container.target].exposed)
-    assert f"127.0.0.1:{SchedulerSettings.model_fields['port'].default}" in scheduler.health
+    assert f"http://127.0.0.1:{SchedulerSettings.model_fields['metrics_port'].default}/readyz" in scheduler.health
     assert f"http://127.0.0.1:{WorkerSettings.model_fields['worker_port'].default}/readyz" in worker.health
 
 

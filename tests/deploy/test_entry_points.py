@@ -21,8 +21,10 @@ from tests.deploy.manifests import TEMPLATE, compose, compose_containers, kubern
 from tests.deploy.running import Host, Running
 from tests.e2e.cluster import eventually, fetch
 from tests.e2e.conftest import ended
+from tests.security.authority import Authority
 
 _SECRET = "a-secret-of-fifty-characters-that-is-for-this-test"
+_SIGNING_KEY = "whsec_" + "A" * 32
 
 
 @pytest.fixture
@@ -109,10 +111,16 @@ async def cluster_host(
     addresses = {"HOST:5432": f"{LOCALHOST}:{own_postgres.port}"}
     migrator = f"{ADMIN}:{own_postgres.password}@"
     secrets = {
-        f"{secret['metadata']['name']}/{key}": value.replace("MIGRATOR:PASSWORD@", migrator).replace("SECRET", _SECRET)
+        f"{secret['metadata']['name']}/{key}": value.replace("MIGRATOR:PASSWORD@", migrator)
+        .replace("whsec_SECRET", _SIGNING_KEY)
+        .replace("SECRET", _SECRET)
         for secret in resources(TEMPLATE)
         for key, value in secret["stringData"].items()
     }
+    authority = Authority(tmp_path)
+    pair = authority.signs("scheduler")
+    of_tls = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.file}
+    secrets |= {f"scheduler-tls/{key}": file.read_text() for key, file in of_tls.items()}
     async with Host(tmp_path / "host", images, secrets, addresses) as host:
         yield host
 
@@ -148,7 +156,8 @@ async def test_kubernetes_pods_wait_for_the_migration_are_probed_and_stop_in_tim
     for scheduler in schedulers:
         await eventually(lambda scheduler=scheduler: probed(scheduler, "readinessProbe"))  # type: ignore[misc]  # a default
 
-    host.addresses["scheduler-service-headless:7007"] = "ipv4:" + ",".join(each.address(7007) for each in schedulers)
+    # One of them: the certificate is for a name, and a list of addresses has none.
+    host.addresses["scheduler-service-headless:7007"] = schedulers[0].address(7007)
     worker = host.place(containers["worker-service"], "worker-service-1")
     await worker.start()
     await worker.until_healthy()

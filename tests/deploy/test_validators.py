@@ -97,16 +97,16 @@ def _misspelt_probe(scheduler: Resource) -> None:
     container["readinesProbe"] = container.pop("readinessProbe")
 
 
-def _port_by_name(scheduler: Resource) -> None:
+def _probe_without_port(scheduler: Resource) -> None:
     [container] = scheduler["spec"]["template"]["spec"]["containers"]
-    container["readinessProbe"]["grpc"]["port"] = "grpc"
+    del container["readinessProbe"]["httpGet"]["port"]
 
 
 def _wrong_kind(scheduler: Resource) -> None:
     scheduler["kind"] = "Deploymint"
 
 
-@pytest.mark.parametrize("mistake", [_misspelt_probe, _port_by_name, _wrong_kind])
+@pytest.mark.parametrize("mistake", [_misspelt_probe, _probe_without_port, _wrong_kind])
 def test_a_mistake_in_a_manifest_is_found(mistake: Callable[[Resource], None]) -> None:
     scheduler = copy.deepcopy(resources(KUBERNETES / "scheduler.yaml")[0])
     validate(scheduler)

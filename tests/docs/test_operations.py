@@ -12,7 +12,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from carillon import Client, Jobs, NotAuthenticated
-from carillon.v1 import job_service_pb2, registry_service_pb2, run_pb2, run_service_pb2, schedule_service_pb2
+from carillon.v1 import (
+    audit_service_pb2,
+    job_service_pb2,
+    registry_service_pb2,
+    run_pb2,
+    run_service_pb2,
+    schedule_service_pb2,
+)
 
 from local_stack.placement import wheel_install
 from local_stack.ports import LOCALHOST
@@ -82,7 +89,13 @@ def test_every_method_for_people_has_a_command() -> None:
     commands = "".join(block.script for block in BLOCKS)
     methods = {
         f"{service}.{method.name}"
-        for module in (registry_service_pb2, job_service_pb2, schedule_service_pb2, run_service_pb2)
+        for module in (
+            registry_service_pb2,
+            job_service_pb2,
+            schedule_service_pb2,
+            run_service_pb2,
+            audit_service_pb2,
+        )
         for service, described in module.DESCRIPTOR.services_by_name.items()
         for method in described.methods
     }
@@ -106,6 +119,7 @@ async def test_every_command_for_day_and_night_works(
         "SCHEDULER": scheduler.target,
         "METRICS": f"{LOCALHOST}:{scheduler.metrics_port}",
         "WORKER": f"{LOCALHOST}:{worker}",
+        "CARILLON_DATABASE_URL": cluster.urls.api,
         "CARILLON_ENGINE_URL": cluster.urls.engine,
         "PATH": programs(postgres),
     }
@@ -123,6 +137,9 @@ async def test_every_command_for_day_and_night_works(
     assert '"30 7 * * 1-5"' not in reset
     assert REPORT_WAITS in "".join(printed)
     assert "connected to scheduler" in "".join(printed)
+    assert '"action": "PauseJob"' in said["AuditService/ListAuditEvents"]
+    assert '"complete": true' in said["AuditService/VerifyAuditTrail"]
+    assert "\nholds: " in "".join(printed)
 
 
 @pytest.fixture
@@ -145,9 +162,9 @@ def elsewhere(postgres: EmbeddedPostgres) -> Iterator[DatabaseUrls]:
 @pytest.fixture
 def backup_role(database_urls: DatabaseUrls) -> Iterator[str]:
     """The name that the page gives it; roles belong to the whole server."""
-    yield "carillon_backup"
+    yield "nightly_backup"
     with psycopg.connect(database_urls.admin, autocommit=True) as admin:
-        admin.execute("drop role carillon_backup")
+        admin.execute("drop role nightly_backup")
 
 
 def make_history(url: str) -> None:

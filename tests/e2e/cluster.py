@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import signal
 import sys
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -19,6 +21,8 @@ from carillon import Client
 from local_stack.ports import LOCALHOST, free_port
 from local_stack.processes import Processes
 from local_stack.secrets import Secrets, kept_secrets
+from local_stack.stack import LOOPBACK, THIS_MACHINE
+from tests import canary
 from tests.conftest import DatabaseUrls
 
 ROOT = Path(__file__).parents[2]
@@ -48,8 +52,9 @@ class Cluster:
     """
 
     def __init__(self, home: Path, urls: DatabaseUrls, **schedulers: object) -> None:
-        self.processes = Processes(home / "logs", grace=PATIENCE)
-        self.secrets: Secrets = kept_secrets(home / "secrets.json")
+        self._logs = home / "logs"
+        self.processes = Processes(self._logs, grace=PATIENCE)
+        self.secrets = _marked_secrets(home / "secrets.json")
         self.urls = urls
         self.schedulers: dict[str, Scheduler] = {}
         self.environments: dict[str, Mapping[str, str]] = {}
@@ -62,6 +67,7 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.processes.stop()
+        canary.check(canary.leaks_in_files(self._logs.glob("*.log")), "the logs")
 
     @property
     def target(self) -> str:
@@ -93,7 +99,13 @@ class Cluster:
     async def start_worker_service(self, name: str = "worker-service", **settings: object) -> int:
         """A worker for HTTP targets. Returns the port of its probes, once it is connected."""
         port = free_port()
-        own = {"target": self.target, "worker_token": self.secrets.worker_token, "worker_port": port}
+        own = {
+            "target": self.target,
+            "worker_token": self.secrets.worker_token,
+            "worker_port": port,
+            "allowed_targets": THIS_MACHINE,
+            "allowed_networks": LOOPBACK,
+        }
         await self._start(name, "worker_service", own | {"worker_name": name} | settings, port)
         return port
 
@@ -120,6 +132,20 @@ class Cluster:
 
         argv = [sys.executable, "-m", module]
         await self.processes.start(name, argv, environment, cwd=ROOT, ready=is_ready if port else None)
+
+
+def _marked_secrets(file: Path) -> Secrets:
+    """The canary's: whatever a process writes of them is found."""
+    made = {field.name: _marked(field.name) for field in fields(Secrets)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(made))
+    return kept_secrets(file)
+
+
+def _marked(name: str) -> str:
+    if name.endswith("_signing_key"):
+        return f"whsec_{base64.b64encode(canary.secret(name).encode()[:64]).decode()}"
+    return canary.token(name.removesuffix("_token")) if name.endswith("_token") else canary.secret(name)
 
 
 async def fetch(url: str) -> tuple[int, str]:

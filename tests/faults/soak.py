@@ -21,7 +21,8 @@ import typer
 from carillon import Client
 
 from local_stack.postgres import ADMIN, EmbeddedPostgres
-from scheduler_service.store.migrations import API_ROLE, ENGINE_ROLE, Login, migrate
+from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login
+from scheduler_service.store.migrations import migrate
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import Cluster, eventually
 from tests.e2e.effect_worker import JOB

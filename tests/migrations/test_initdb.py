@@ -23,11 +23,12 @@ from local_stack.ports import LOCALHOST
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from operations.probe import probe
 from scheduler_service.store.migrations import FOLDER
+from tests import canary
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import PATIENCE, Cluster, Scheduler, eventually, fetch
 from tests.migrations.catalogue import catalogue
 
-_PASSWORD = "only-for-this-test"
+_PASSWORD = canary.secret("database")
 
 
 @pytest.fixture

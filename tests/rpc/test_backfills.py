@@ -41,10 +41,11 @@ from scheduler_service.rpc.registry import RegistryService
 from scheduler_service.rpc.runs import RunService
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.wakeups import Wakeups
-from tests import builders
+from tests import builders, canary
 from tests.conftest import DatabaseUrls
 
-SECRET = "only-for-tests-only-for-tests-only-for-tests"
+SECRET = canary.secret("jwt")
+EMAIL_TOKEN = canary.token("email-1")
 RULES = JwtRules(secret=SECRET)
 JOB = "services/email-service/jobs/weekly-digest"
 DAY = timedelta(days=1)
@@ -53,12 +54,12 @@ TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 def bearer(**claims: Any) -> tuple[tuple[str, str], ...]:
     now = int(time.time())
-    fixed = {"iss": RULES.issuer, "aud": RULES.audience, "iat": now, "exp": now + 600}
+    fixed = {"iss": RULES.issuers[0], "aud": RULES.audience, "iat": now, "exp": now + 600}
     return (("authorization", f"Bearer {jwt.encode(fixed | claims, SECRET, 'HS256')}"),)
 
 
 ADMIN = bearer(sub="alice", **{RULES.role_claim: RULES.admin_role})
-EMAIL = (("x-service-token", "email-1.a-secret-for-tests-only"),)
+EMAIL = (("x-service-token", EMAIL_TOKEN),)
 
 
 @dataclass
@@ -84,9 +85,7 @@ def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 async def api(database: Database) -> AsyncIterator[Api]:
     """With one registered job, at midnight each day."""
-    credentials = Credentials(
-        ServiceTokens(parse_service_tokens("email-service=email-1.a-secret-for-tests-only")), JwtVerifier(RULES)
-    )
+    credentials = Credentials(ServiceTokens(parse_service_tokens(f"email-service={EMAIL_TOKEN}")), JwtVerifier(RULES))
     server = grpc.aio.server(interceptors=(Calls(credentials, CallMetrics(CollectorRegistry())),))
     wakeups = Wakeups()
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(database, wakeups), server)

@@ -38,9 +38,10 @@ from scheduler_service.rpc.schedule_messages import read_schedule
 from scheduler_service.rpc.structs import read_struct
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.wakeups import Wakeups
+from tests import canary
 from tests.rpc.work.rig import Replica
 
-_SECRET = "only-for-tests-only-for-tests"
+_SECRET = canary.secret("t1")
 _SERVICE = (("x-service-token", f"t1.{_SECRET}"),)
 _BAD_BYTES = {
     "garbage": b"\xff" * 100,

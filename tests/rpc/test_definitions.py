@@ -36,19 +36,21 @@ from scheduler_service.rpc.registry import RegistryService
 from scheduler_service.rpc.schedules import ScheduleService
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.wakeups import Wakeups
+from tests import canary
 
-SECRET = "only-for-tests-only-for-tests-only-for-tests"
+SECRET = canary.secret("jwt")
+EMAIL_TOKEN = canary.token("email-1")
 JOB = "services/email-service/jobs/weekly-digest"
 
 
 def bearer(**claims: Any) -> tuple[tuple[str, str], ...]:
     now = int(time.time())
-    fixed = {"iss": RULES.issuer, "aud": RULES.audience, "iat": now, "exp": now + 600}
+    fixed = {"iss": RULES.issuers[0], "aud": RULES.audience, "iat": now, "exp": now + 600}
     return (("authorization", f"Bearer {jwt.encode(fixed | claims, SECRET, 'HS256')}"),)
 
 
 RULES = JwtRules(secret=SECRET)
-EMAIL = (("x-service-token", "email-1.a-secret-for-tests-only"),)
+EMAIL = (("x-service-token", EMAIL_TOKEN),)
 ADMIN = bearer(sub="alice", **{RULES.role_claim: RULES.admin_role})
 ACME = bearer(sub="ann", **{RULES.tenant_claim: "acme"})
 
@@ -66,9 +68,7 @@ class Stubs:
 
 @pytest.fixture
 async def stubs(database: Database) -> AsyncIterator[Stubs]:
-    credentials = Credentials(
-        ServiceTokens(parse_service_tokens("email-service=email-1.a-secret-for-tests-only")), JwtVerifier(RULES)
-    )
+    credentials = Credentials(ServiceTokens(parse_service_tokens(f"email-service={EMAIL_TOKEN}")), JwtVerifier(RULES))
     server = grpc.aio.server(interceptors=(Calls(credentials, CallMetrics(CollectorRegistry())),))
     wakeups = Wakeups()
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(database, wakeups), server)

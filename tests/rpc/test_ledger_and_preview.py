@@ -40,7 +40,7 @@ from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import connect, finish
 from tests.conftest import DatabaseUrls
-from tests.rpc.test_definitions import ACME, ADMIN, EMAIL, JOB, RULES, bearer
+from tests.rpc.test_definitions import ACME, ADMIN, EMAIL, EMAIL_TOKEN, JOB, RULES, bearer
 from tests.store.definitions_case import HOUR, MINUTE, START, SteppedDatabase
 
 NEW_YORK = "America/New_York"
@@ -85,9 +85,7 @@ class Api:
 @pytest.fixture
 async def api(database_urls: DatabaseUrls) -> AsyncIterator[Api]:
     database = SteppedDatabase(database_urls.api, database_urls.engine, pool_size=4)
-    credentials = Credentials(
-        ServiceTokens(parse_service_tokens("email-service=email-1.a-secret-for-tests-only")), JwtVerifier(RULES)
-    )
+    credentials = Credentials(ServiceTokens(parse_service_tokens(f"email-service={EMAIL_TOKEN}")), JwtVerifier(RULES))
     server = grpc.aio.server(interceptors=(Calls(credentials, CallMetrics(CollectorRegistry())),))
     wakeups = Wakeups()
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(database, wakeups), server)

@@ -28,13 +28,13 @@ from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.runs import RunService
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
-from tests import builders
+from tests import builders, canary
 from tests.builders import MadeJob
 from tests.conftest import DatabaseUrls
 from tests.credentials import accepting
 
-_JWT_SECRET = "only-for-tests-only-for-tests-only-for-tests"
-_SERVICE_SECRET = "only-for-tests-only-for-tests"
+_JWT_SECRET = canary.secret("jwt")
+_SERVICE_SECRET = canary.secret("t1")
 
 
 def bearer(**claims: str) -> tuple[tuple[str, str], ...]:

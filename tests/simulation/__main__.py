@@ -15,7 +15,8 @@ import psycopg
 import typer
 
 from local_stack.postgres import ADMIN, EmbeddedPostgres
-from scheduler_service.store.migrations import API_ROLE, ENGINE_ROLE, Login, migrate
+from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login
+from scheduler_service.store.migrations import migrate
 from tests.conftest import DatabaseUrls
 from tests.simulation.ledger import judge_ledger
 from tests.simulation.owed import everything_owed

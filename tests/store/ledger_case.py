@@ -18,6 +18,7 @@ from scheduler_service.usecases import ledger
 from tests.builders import (
     ADMIN,
     finish,
+    rewriting_records,
 )
 from tests.store.definitions_case import (
     MINUTE,
@@ -59,7 +60,8 @@ def end_all(scheduler: Scheduler, state: RunState = RunState.COMPLETED, **column
 
 def age_all(scheduler: Scheduler, since: datetime) -> None:
     """As if everything had been there and standing still since then."""
-    scheduler.admin.execute("update carillon.schedule_revisions set in_force_from = %s", [since])
-    scheduler.admin.execute("update carillon.job_changes set in_force_from = %s", [since])
+    with rewriting_records(scheduler.admin):
+        scheduler.admin.execute("update carillon.schedule_revisions set in_force_from = %s", [since])
+        scheduler.admin.execute("update carillon.job_changes set in_force_from = %s", [since])
     scheduler.admin.execute("update carillon.jobs set owed_from = %s", [since])
     scheduler.admin.execute("update carillon.schedules set settled_to = %s, next_run_at = %s", [since, since])

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.access import ANONYMOUS
-from scheduler_service.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unauthenticated
+from scheduler_service.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, NothingToSee, Unauthenticated
 from scheduler_service.domain.run import RunState, id_floor
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.cancel import cancel_run
@@ -61,9 +61,11 @@ async def test_an_ended_run_never_changes(database: Database, admin: psycopg.Con
 
 async def test_only_admins_stop_runs(database: Database, admin: psycopg.Connection[Any], job: MadeJob) -> None:
     run_id = builders.make_live_run(admin, job, tenant="tenant-a")
-    for principal in (builders.service("email-service"), builders.user("tenant-a"), builders.NOBODY):
+    for principal in (builders.service("email-service"), builders.user("tenant-a")):
         with pytest.raises(Forbidden):
             await cancel_run(database, Wakeups(), principal, run_id)
+    with pytest.raises(NothingToSee):
+        await cancel_run(database, Wakeups(), builders.NOBODY, run_id)
     with pytest.raises(Unauthenticated):
         await cancel_run(database, Wakeups(), ANONYMOUS, run_id)
     assert (await get_run(database, ADMIN, run_id)).state is RunState.PENDING

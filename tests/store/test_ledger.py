@@ -22,6 +22,7 @@ from tests.builders import (
     make_ended_run,
     make_live_run,
     make_session,
+    rewriting_records,
 )
 from tests.store.definitions_case import (
     DIGEST,
@@ -238,7 +239,8 @@ async def test_a_time_whose_expression_nobody_can_read_any_more_is_one_entry(sch
     await scheduler.tick_until(START + 15 * MINUTE)
     await scheduler.override(JobOverrides(timing=every("20m")), "timing")
     await scheduler.tick_until(START + 25 * MINUTE)
-    scheduler.admin.execute("update carillon.schedule_revisions set time_zone = 'Mars/Olympus' where revision = 1")
+    with rewriting_records(scheduler.admin):
+        scheduler.admin.execute("update carillon.schedule_revisions set time_zone = 'Mars/Olympus' where revision = 1")
     for size in (1, 1000):
         entries = await read(scheduler, size=size)
         assert lines(entries) == [(Outcome.UNACCOUNTED, 0, 0), (Outcome.PENDING, 20, 1)]

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from scheduler_service.domain.access import Kind, Principal
-from scheduler_service.domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
+from scheduler_service.domain.errors import Conflict, InvalidInput, NotFound, NothingToSee, Unauthenticated
 from scheduler_service.domain.job import JobOverrides, Policies, TimingSpec
 from scheduler_service.domain.names import ScheduleName, ScheduleParent
 from scheduler_service.domain.overlap import Overlap
@@ -196,7 +196,8 @@ async def test_a_tenant_neither_reads_nor_sets_another_tenants_schedule(schedule
     page, _ = await schedules.list_schedules(scheduler.database, globex, ScheduleParent())
     assert [each.name.tenant for each in page] == ["globex"]
     nobody = Principal(Kind.USER, name="nobody")
-    assert await schedules.list_schedules(scheduler.database, nobody, ScheduleParent()) == ([], "")
+    with pytest.raises(NothingToSee):
+        await schedules.list_schedules(scheduler.database, nobody, ScheduleParent())
     with pytest.raises(Unauthenticated):
         await schedules.list_schedules(scheduler.database, Principal(Kind.ANONYMOUS), ScheduleParent())
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.access import Principal, Scope
-from scheduler_service.domain.errors import AlreadyExists, Conflict, Forbidden, InvalidInput, NotFound
+from scheduler_service.domain.errors import AlreadyExists, Conflict, Forbidden, InvalidInput, NotFound, NothingToSee
 from scheduler_service.domain.names import JobName
 from scheduler_service.domain.record import Run
 from scheduler_service.domain.run import RunState, TriggerSource, run_name
@@ -123,9 +123,11 @@ async def test_who_may_run_a_job(database: Database, admin: psycopg.Connection[A
     (run,) = await trigger(database, TriggerRequest(NAME), builders.service("email-service"))
     assert run.triggered_by == "service:email-service"
     only_reads = builders.service("email-service", scopes=frozenset({Scope.READ}))
-    for principal in (only_reads, builders.service("kpi-service"), builders.user("tenant-a"), builders.NOBODY):
+    for principal in (only_reads, builders.service("kpi-service"), builders.user("tenant-a")):
         with pytest.raises(Forbidden):
             await trigger(database, TriggerRequest(NAME), principal)
+    with pytest.raises(NothingToSee):
+        await trigger(database, TriggerRequest(NAME), builders.NOBODY)
     assert live_runs(admin) == 1
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from scheduler_service.domain.access import ANONYMOUS, Action, Kind, Principal, Resource, Scope, may, require
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
-from scheduler_service.domain.errors import Forbidden, NotFound, Unauthenticated
+from scheduler_service.domain.errors import Forbidden, NotFound, NothingToSee, Unauthenticated
 from scheduler_service.identity.credentials import Credentials
+from tests import canary
 from tests.credentials import accepting
 
-SECRET = "a-development-secret-of-32-characters"
+SECRET = canary.secret("jwt")
 TOKENS = "email-service=t1.0123456789abcdef0123456789abcdef, *=w1.fedcba9876543210fedcba9876543210"
 
 
@@ -73,9 +74,10 @@ async def test_a_jwt_with_a_tenant_is_a_user(credentials: Credentials) -> None:
 
 async def test_a_jwt_with_neither_is_a_user_of_no_tenant(credentials: Credentials) -> None:
     nobody = await credentials.principal([bearer()])
-    assert may(nobody, Action.READ)
-    with pytest.raises(NotFound):
-        require(nobody, Action.READ, Resource(tenant="acme"))
+    assert (nobody.kind, nobody.tenant) == (Kind.USER, "")
+    for action in Action:
+        with pytest.raises(NothingToSee):
+            require(nobody, action)
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])

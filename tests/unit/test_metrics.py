@@ -16,6 +16,7 @@ from scheduler_service.store.database import Database
 from scheduler_service.store.settle import Made
 from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
+from scheduler_service.usecases.sealing import Sealing
 from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.tick import NOTHING
 from scheduler_service.usecases.wakeups import Wakeups
@@ -35,7 +36,7 @@ class Replica:
         self.reaper = ReaperLoop(database.hot_connection, reaper, Cancels(sessions), wakeups)
         self.registry = CollectorRegistry()
         loops = (*self.engine.loops, self.reaper)
-        ReplicaMetrics(sessions, self.engine, self.reaper, loops, lambda: self.ready).register(self.registry)
+        ReplicaMetrics(sessions, self.engine, self.reaper, loops, lambda: self.ready, Sealing()).register(self.registry)
 
     def shows(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"carillon_{name}", labels)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_service.settings import SettingsError, read_settings
+from scheduler_service.settings import SettingsError, read_database_settings, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,36 @@ def test_defaults_are_those_of_the_readme() -> None:
         ("CARILLON_DEVELOPMENT_JWT_SECRET", "short", "CARILLON_DEVELOPMENT_JWT_SECRET is shorter"),
         ("CARILLON_SERVICE_TOKENS", "email-service", "CARILLON_SERVICE_TOKENS: entry 1"),
         (
+            "CARILLON_SERVICE_TOKENS",
+            "a=t.0123456789abcdef,b=t.fedcba9876543210",
+            "CARILLON_SERVICE_TOKENS: entry 2 has the id of another entry",
+        ),
+        (
+            "CARILLON_RETENTION_DAYS",
+            "29",
+            "CARILLON_RETENTION_DAYS is wrong: 29 days are too few: give at least 30, or 0",
+        ),
+        ("CARILLON_RETENTION_DAYS", "-1", "CARILLON_RETENTION_DAYS is wrong"),
+        ("CARILLON_TRIGGERS_PER_SECOND", "0", "CARILLON_TRIGGERS_PER_SECOND is wrong"),
+        ("CARILLON_JWT_ISSUER", " , ", "CARILLON_JWT_ISSUER is empty"),
+        ("CARILLON_JWT_AUDIENCE", "", "CARILLON_JWT_AUDIENCE is wrong"),
+        ("CARILLON_JWT_ADMIN_ROLE", "", "CARILLON_JWT_ADMIN_ROLE is wrong"),
+        ("CARILLON_JWT_ROLE_CLAIM", "metadata..role", "CARILLON_JWT_ROLE_CLAIM is wrong: it has an empty name"),
+        ("CARILLON_JWT_TENANT_CLAIM", "", "CARILLON_JWT_TENANT_CLAIM is wrong: it has an empty name"),
+        ("CARILLON_JWT_ROLES_FROM", "anywhere", "CARILLON_JWT_ROLES_FROM is wrong"),
+        ("CARILLON_JWT_MAX_LIFETIME_SECONDS", "0", "CARILLON_JWT_MAX_LIFETIME_SECONDS is wrong"),
+        (
+            "CARILLON_JWKS_URL",
+            "http://login.example.com/jwks",
+            "CARILLON_JWKS_URL is wrong: it must begin with https://",
+        ),
+        (
+            "CARILLON_JWKS_URL",
+            "https://a:b@login.example.com/",
+            "CARILLON_JWKS_URL is wrong: it is no URL, or one with",
+        ),
+        ("CARILLON_JWKS_URL", "https://login.example.com/jwks", "CARILLON_JWKS_URL needs CARILLON_JWT_ISSUER"),
+        (
             "CARILLON_DEVELOPMENT_JWT_SECRET_FILE",
             "/nowhere/at-all",
             "CARILLON_DEVELOPMENT_JWT_SECRET_FILE names /nowhere/at-all",
@@ -38,6 +68,9 @@ def test_defaults_are_those_of_the_readme() -> None:
         ("CARILLON_LOG_FORMAT", "xml", "CARILLON_LOG_FORMAT is wrong"),
         ("CARILLON_DATABASE_URL", "mysql://a@localhost/x", "CARILLON_DATABASE_URL must begin with postgresql://"),
         ("CARILLON_ENGINE_URL", "postgresql://a@other/x", "name one login"),
+        ("CARILLON_ENGINE_URL", "postgresql://e@other:port/x", "CARILLON_ENGINE_URL is no URL of PostgreSQL"),
+        ("CARILLON_LISTEN_URL", "postgresql://e@other/x?speed=1", "CARILLON_LISTEN_URL is no URL of PostgreSQL"),
+        ("CARILLON_MIGRATION_URL", "postgresql://e:a%zz@other/x", "CARILLON_MIGRATION_URL is no URL of PostgreSQL"),
     ],
 )
 def test_a_wrong_value_names_its_variable(
@@ -46,6 +79,41 @@ def test_a_wrong_value_names_its_variable(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=says):
         read_settings()
+
+
+@pytest.fixture
+def key_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARILLON_JWKS_URL", "https://login.example.com/jwks")
+    monkeypatch.setenv("CARILLON_JWT_ISSUER", "https://login.example.com, https://old.example.com")
+
+
+@pytest.mark.usefixtures("key_set")
+def test_a_key_set_comes_with_its_issuers() -> None:
+    rules = read_settings().jwt_rules()
+    assert (rules.issuers, rules.secret) == (("https://login.example.com", "https://old.example.com"), "")
+
+
+@pytest.mark.usefixtures("key_set")
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("CARILLON_DEVELOPMENT_JWT_SECRET", "x" * 32, "CARILLON_JWKS_URL and CARILLON_DEVELOPMENT_JWT_SECRET are both"),
+        ("CARILLON_JWKS_MAX_AGE_SECONDS", "299", "must be at least CARILLON_JWKS_REFRESH_SECONDS"),
+    ],
+)
+def test_what_does_not_go_with_a_key_set(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=says):
+        read_settings()
+
+
+def test_commands_need_the_database_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CARILLON_ENGINE_URL")
+    monkeypatch.setenv("CARILLON_PORT", "seven")
+    assert read_database_settings().database_url.get_secret_value() == "postgresql://a@localhost/x"
+    monkeypatch.delenv("CARILLON_DATABASE_URL")
+    with pytest.raises(SettingsError, match="CARILLON_DATABASE_URL is not set"):
+        read_database_settings()
 
 
 def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,12 @@ from carillon.outcome import ATTEMPT_TIMEOUT, BAD_PAYLOAD, BAD_RESULT
 from carillon.structs import from_struct
 from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc, run_pb2
 
-from worker_service.targets import answer
+from worker_service.targets import addresses, answer
+from worker_service.targets.addresses import AddressError, GrpcAddress
+from worker_service.targets.allowed import TARGET_NOT_ALLOWED, Gate
 from worker_service.targets.channels import Channels
+from worker_service.targets.hosts import Address
+from worker_service.targets.resolving import NotResolved
 
 METHOD = "carillon.v1.JobHandlerService/Execute"
 MOST_ITEMS = 10_000
@@ -38,10 +42,19 @@ class GrpcExecutor:
     """Carries out runs of route `grpc`. An async context manager, to be entered in the loop that runs it.
 
     The call's deadline is the attempt's timeout; cancelling `execute` cancels the call. gRPC itself sends a call again
-    that surely did not reach the service; nothing else is tried twice within an attempt.
+    that surely did not reach the service; nothing else is tried twice within an attempt. `gate` says where calls may
+    go; `base_urls` replaces the address of every job of the services it names. Calls are not signed.
     """
 
-    def __init__(self, observe_call: ObserveCall, channels: Channels | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        base_urls: Mapping[str, GrpcAddress],
+        observe_call: ObserveCall,
+        channels: Channels | None = None,
+    ) -> None:
+        self._gate = gate
+        self._base_urls = base_urls
         self._observe_call = observe_call
         self._channels = Channels() if channels is None else channels
 
@@ -61,22 +74,41 @@ class GrpcExecutor:
         """Calls the service. Status `OK` completes the run; the items that its answer names are recorded.
 
         Errors: Failed with the code that the service gave; else `GRPC_REFUSED` for `INVALID_ARGUMENT` and
-        `UNIMPLEMENTED`, and `GRPC_STATUS` for any other status.
+        `UNIMPLEMENTED`, `GRPC_STATUS` for any other status, and `TARGET_NOT_ALLOWED`.
         """
+        server = self._address(assignment)
+        admitted = await self._admitted(server, assignment.service)
         began = time.monotonic()
         status = grpc.StatusCode.CANCELLED
         try:
-            response = await self._call(assignment)
+            response = await self._call(server, admitted, assignment)
             status = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             status = error.code()
-            raise _failed(assignment, error, time.monotonic() - began) from None
+            raise _failed(server, assignment, error, time.monotonic() - began) from None
         finally:
             self._observe_call(status.name, time.monotonic() - began)
         return _completed(response, run)
 
-    async def _call(self, assignment: Assignment) -> job_handler_service_pb2.ExecuteResponse:
-        async with self._channels.lend(assignment.endpoint) as lent:
+    def _address(self, assignment: Assignment) -> GrpcAddress:
+        if (base := self._base_urls.get(assignment.service)) is not None:
+            return base
+        try:
+            return addresses.parse_grpc(assignment.endpoint)
+        except AddressError as error:
+            raise Failed(TARGET_NOT_ALLOWED, f"the job's address {error}") from None
+
+    async def _admitted(self, server: GrpcAddress, service: str) -> tuple[Address, ...]:
+        what = f"{METHOD} at {server}"
+        try:
+            return await self._gate.admit(what, server.host, server.port, listed=service in self._base_urls)
+        except NotResolved as error:
+            raise Failed("GRPC_STATUS", f"{what} got no answer: {error}") from None
+
+    async def _call(
+        self, server: GrpcAddress, admitted: Sequence[Address], assignment: Assignment
+    ) -> job_handler_service_pb2.ExecuteResponse:
+        async with self._channels.lend(server, admitted) as lent:
             service = job_handler_service_pb2_grpc.JobHandlerServiceStub(lent.channel)
             try:
                 return await service.Execute(
@@ -113,7 +145,7 @@ def _request(assignment: Assignment) -> job_handler_service_pb2.ExecuteRequest:
     return sent
 
 
-def _failed(assignment: Assignment, error: grpc.aio.AioRpcError, seconds: float) -> Failed:
+def _failed(server: GrpcAddress, assignment: Assignment, error: grpc.aio.AioRpcError, seconds: float) -> Failed:
     status, message = error.code(), error.details() or ""
     if status is grpc.StatusCode.DEADLINE_EXCEEDED and seconds >= assignment.attempt_timeout:
         return Failed(ATTEMPT_TIMEOUT, f"the attempt took longer than {assignment.attempt_timeout:g} s")
@@ -123,8 +155,7 @@ def _failed(assignment: Assignment, error: grpc.aio.AioRpcError, seconds: float)
     named = said.domain == status_details.CARILLON and _CODE.fullmatch(said.reason)
     if named and (not refused or said.reason in _FINAL):
         return Failed(said.reason, message, said.detail)
-    address = assignment.endpoint.partition("://")[2]
-    sentence = f"{METHOD} at {address} answered {status.name}: {message}"
+    sentence = f"{METHOD} at {server} answered {status.name}: {message}"
     return Failed("GRPC_REFUSED" if refused else "GRPC_STATUS", sentence, said.detail)
 
 

@@ -16,10 +16,16 @@ from carillon.execution import Assignment, Completed, Failed, Run
 from carillon.version import __version__
 from yarl import URL
 
-from worker_service.targets import addresses, answer, request
+from worker_service.targets import addresses, answer, connecting, request
 from worker_service.targets.addresses import AddressError, shown
+from worker_service.targets.allowed import TARGET_NOT_ALLOWED, Gate
+from worker_service.targets.hosts import Address
+from worker_service.targets.resolving import NotResolved
+from worker_service.targets.signing import Signer
 
 DETAIL_BYTES = 4 * 1024
+# Of the status line and of each header of an answer; aiohttp takes at most 128 headers.
+HEADER_BYTES = 8 * 1024
 CONNECT_TIMEOUT = 10.0
 USER_AGENT = f"carillon-worker/{__version__}"
 # Below the 5 s after which uvicorn and Node hang up on an idle connection.
@@ -34,11 +40,14 @@ ObserveCall = Callable[[int | None, float], None]
 class HttpExecutor:
     """Carries out runs of route `http`. An async context manager, to be entered in the loop that runs it.
 
-    `base_urls` replaces scheme, authority and path prefix of every endpoint of the services it names. The
-    attempt's timeout is the session's to keep: cancelling `execute` closes the connection.
+    `gate` says where calls may go, `signer` signs them; `base_urls` replaces scheme, authority and path prefix of
+    every endpoint of the services it names. The attempt's timeout is the session's to keep: cancelling `execute`
+    closes the connection.
     """
 
-    def __init__(self, base_urls: Mapping[str, URL], observe_call: ObserveCall) -> None:
+    def __init__(self, gate: Gate, signer: Signer, base_urls: Mapping[str, URL], observe_call: ObserveCall) -> None:
+        self._gate = gate
+        self._signer = signer
         self._base_urls = base_urls
         self._observe_call = observe_call
         self._client: aiohttp.ClientSession | None = None
@@ -49,11 +58,14 @@ class HttpExecutor:
 
     async def __aenter__(self) -> HttpExecutor:
         self._client = aiohttp.ClientSession(
-            # How many calls there are at a time is limited by the session's concurrency alone.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_TIMEOUT),
+            connector=connecting.connector(KEEPALIVE_TIMEOUT),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+            auto_decompress=False,  # nothing packed was asked for, and BODY_BYTES is to bound what is unpacked too
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+            trust_env=False,  # or a proxy would connect to what it likes
             trace_configs=[_tell_of_reuse()],
         )
         return self
@@ -67,36 +79,48 @@ class HttpExecutor:
     async def execute(self, assignment: Assignment, run: Run) -> Completed:  # noqa: ARG002 - the port has it
         """POSTs the run. Any 2xx status completes it, whatever the body says.
 
-        Errors: Failed with `HTTP_STATUS` (redirects too: none is followed) or `HTTP_UNREACHABLE`.
+        Errors: Failed with `HTTP_STATUS` (redirects too: none is followed), `HTTP_UNREACHABLE`, `TARGET_NOT_ALLOWED`
+        or `SIGNING_KEY_MISSING`.
         """
+        self._signer.require_key(assignment.service)
         url = self._address(assignment)
-        call = _Call()
-        try:
-            return await self._post(url, assignment, call)
-        except (aiohttp.ClientError, OSError) as error:
-            if not _was_closed_while_idle(call, error):
+        with connecting.to(await self._admitted(url, assignment.service)):
+            call = _Call()
+            try:
+                return await self._post(url, assignment, call)
+            except (aiohttp.ClientError, OSError) as error:
+                if not _was_closed_while_idle(call, error):
+                    raise _unreachable(url, error) from error
+            try:
+                return await self._post(url, assignment, _Call())
+            except (aiohttp.ClientError, OSError) as error:
                 raise _unreachable(url, error) from error
-        try:
-            return await self._post(url, assignment, _Call())
-        except (aiohttp.ClientError, OSError) as error:
-            raise _unreachable(url, error) from error
 
     def _address(self, assignment: Assignment) -> URL:
         try:
             endpoint = addresses.parse(assignment.endpoint)
         except AddressError as error:
-            raise Failed("HTTP_UNREACHABLE", f"the endpoint {error}") from None
+            raise Failed(TARGET_NOT_ALLOWED, f"the endpoint {error}") from None
         base = self._base_urls.get(assignment.service)
         return addresses.rebase(endpoint, base) if base else endpoint
 
+    async def _admitted(self, url: URL, service: str) -> tuple[Address, ...]:
+        host, port = addresses.place(url)
+        try:
+            return await self._gate.admit(f"POST {shown(url)}", host, port, listed=service in self._base_urls)
+        except NotResolved as error:
+            raise Failed("HTTP_UNREACHABLE", f"POST {shown(url)} got no answer: {error}") from None
+
     async def _post(self, url: URL, assignment: Assignment, call: _Call) -> Completed:
         assert self._client is not None
+        body = request.body(assignment)
+        signature = self._signer.headers(assignment.service, str(assignment.run_id), body)
         began = time.monotonic()
         try:
             async with self._client.post(
                 url,
-                data=request.body(assignment),
-                headers=request.headers(assignment),
+                data=body,
+                headers={**request.headers(assignment), **signature},
                 allow_redirects=False,
                 trace_request_ctx=call,
             ) as response:
@@ -172,8 +196,6 @@ def _unreachable(url: URL, error: Exception) -> Failed:
 def _cause(error: Exception) -> str:
     """For people. An exception's own text is not used: it may repeat the URL with a password."""
     match error:
-        case aiohttp.ClientConnectorDNSError():
-            return "the host name is not known"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             return "the TLS connection was refused (is the certificate valid for this host?)"
         case aiohttp.ServerTimeoutError():

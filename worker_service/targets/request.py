@@ -35,6 +35,7 @@ def body(assignment: Assignment) -> bytes:
         "job": assignment.job,
         "tenant": assignment.tenant,
         "attempt": assignment.attempt,
+        "claim": assignment.claim_id,
         "max_attempts": assignment.max_attempts,
         "scheduled_time": rfc3339(assignment.scheduled_time),
         "trigger_source": assignment.trigger_source,

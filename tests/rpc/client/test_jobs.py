@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import carillon
 import grpc
 import pytest
 from carillon.v1 import work_pb2
+from google.rpc import error_details_pb2
 
 if TYPE_CHECKING:
     from tests.rpc.client.conftest import ScriptedScheduler
@@ -95,6 +97,34 @@ async def test_a_service_starts_before_its_scheduler(
     assert response.generation == 3
     assert caplog.text.count("the jobs of kpi-service are not registered: UNAVAILABLE") == 1
     await registration.stop()
+
+
+async def test_a_rate_limit_is_waited_for_as_the_scheduler_asks(
+    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any, in_time: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for wait in (0.2, 0.3):
+        status = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too often; again in {wait} s", "RATE_LIMITED")
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay={"nanos": int(wait * 1e9)}))
+        scheduler.refusals.append(status)
+    began = time.monotonic()
+    registration = jobs.register_in_background()
+    assert (await in_time(registration.wait())).generation == 3
+    assert time.monotonic() - began > 0.5
+    assert scheduler.registrations.qsize() == 3
+    assert [record.levelname for record in caplog.records if "are not registered" in record.getMessage()] == ["WARNING"]
+    await registration.stop()
+
+
+async def test_a_rate_limit_has_an_error_of_its_own(
+    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any
+) -> None:
+    scheduler.refusals.append(refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too often", "RATE_LIMITED"))
+    with pytest.raises(carillon.RateLimited, match="too often"):
+        await jobs.register()
+    scheduler.refusals.append(refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "the message is too large"))
+    with pytest.raises(carillon.CarillonError) as large:
+        await jobs.register()
+    assert not isinstance(large.value, carillon.RateLimited)
 
 
 async def test_a_refusal_that_no_retry_heals_ends_the_background_registration(

@@ -6,9 +6,11 @@ import asyncio
 import os
 import sys
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -83,12 +85,17 @@ async def registered(scheduler: ScriptedScheduler) -> Any:
     return await asyncio.wait_for(scheduler.registrations.get(), PATIENCE)
 
 
-async def post(url: str, body: bytes = b"{}") -> tuple[int, bytes]:
+async def post(url: str, body: bytes = b"{}", headers: Mapping[str, str] = MappingProxyType({})) -> tuple[int, bytes]:
     """The status and body that a worker would get. Errors: URLError as long as nobody listens."""
+    sent = {"Content-Type": "application/json", **headers}
 
     def ask() -> tuple[int, bytes]:
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            return answer.status, answer.read()
+        request = urllib.request.Request(url, body, sent, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, answer.read()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read()
 
     return await asyncio.to_thread(ask)

@@ -44,6 +44,44 @@ from examples.django_service.wsgi import application
 make_server("127.0.0.1", {}, application).serve_forever()
 """
 
+# Calls two views, signed, not signed and by a service without keys, and says what came of it.
+VERIFIED = """
+import asyncio, sys
+from django.conf import settings
+settings.configure(ALLOWED_HOSTS=["testserver"])
+from django.http import HttpResponse
+from django.middleware.csrf import CsrfViewMiddleware
+from django.test import RequestFactory
+from carillon import Jobs, SigningKeysMissing
+from carillon.integrations.django import verified
+from tests.signed import KEY, signed
+
+def plain(request):
+    return HttpResponse(request.body)
+
+async def asynchronous(request):
+    return HttpResponse(request.body)
+
+def call(view, **headers):
+    data = {"content_type": "application/json", "headers": headers}
+    request = RequestFactory(enforce_csrf_checks=True).post("/x", b"[1]", **data)
+    middleware = CsrfViewMiddleware(lambda request: None)
+    middleware.process_request(request)
+    assert middleware.process_view(request, view, (), {}) is None, "CSRF"
+    answer = view(request)
+    answer = asyncio.run(answer) if asyncio.iscoroutine(answer) else answer
+    return answer.status_code, answer.content.decode()
+
+for view in (plain, asynchronous):
+    checked = verified(Jobs("django-service", signing_keys=[KEY]))(view)
+    print(checked.__name__, *call(checked, **signed(b"[1]")))
+    print(checked.__name__, *call(checked, **signed(b"[2]")))
+    try:
+        call(verified(Jobs("django-service"))(view), **signed(b"[1]"))
+    except SigningKeysMissing as missing:
+        print(view.__name__, "raises", missing)
+"""
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> dict[str, str]:
@@ -120,3 +158,11 @@ async def test_a_server_that_found_no_scheduler_ends_in_order(programs: Programs
     await programs.says("Quit the server with CONTROL-C.")
     assert await programs.processes.end("program", signal.SIGINT) == 0
     assert "Traceback" not in await programs.says("")
+
+
+async def test_only_calls_that_the_worker_signed_reach_a_view(programs: Programs) -> None:
+    written = (await programs.run("-c", VERIFIED)).splitlines()
+    for view, lines in (("plain", written[:3]), ("asynchronous", written[3:])):
+        assert lines[0] == f"{view} 200 [1]"
+        assert lines[1].startswith(f"{view} 401 the signature is wrong")
+        assert lines[2].startswith(f"{view} raises the call cannot be verified: set CARILLON_SIGNING_KEYS")

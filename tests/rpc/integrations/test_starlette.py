@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 from carillon import Jobs
-from carillon.integrations.starlette import lifespan
-from fastapi import FastAPI
+from carillon.integrations.starlette import lifespan, verified
+from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from local_stack.ports import free_port
+from tests.e2e.cluster import eventually
 from tests.rpc.client.conftest import ScriptedScheduler, run_to_assign, soon
 from tests.rpc.integrations.conftest import NOBODY, Programs, post, registered
+from tests.signed import KEY, signed
 
 RUN = json.dumps({"run": "r-1", "attempt": 1, "payload": {"words": 1}}).encode()
 
@@ -31,7 +33,12 @@ async def served(app: Any) -> AsyncIterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     socket = server.config.bind_socket()
     serving = asyncio.create_task(server.serve([socket]))
+
+    async def listens() -> bool:
+        return server.started
+
     try:
+        await eventually(listens)
         yield f"http://127.0.0.1:{socket.getsockname()[1]}"
     finally:
         server.should_exit = True
@@ -123,3 +130,40 @@ def test_the_route_of_a_url_is_its_path() -> None:
 async def test_the_lifespan_imports_no_framework(programs: Programs) -> None:
     foreign = "print(sorted({'fastapi', 'starlette', 'django'} & set(sys.modules)))"
     assert await programs.run("-c", f"import sys, carillon.integrations.starlette; {foreign}") == "[]\n"
+
+
+def fastapi_app(jobs: Jobs) -> FastAPI:
+    app = FastAPI()
+
+    @app.post(jobs.endpoint("count", "http://kpi/jobs/count"), dependencies=[Depends(verified(jobs))])
+    async def count(run: dict[str, Any]) -> dict[str, Any]:
+        return {"metrics": run["payload"]}
+
+    return app
+
+
+def starlette_app(jobs: Jobs) -> Starlette:
+    check = verified(jobs)
+
+    async def count(request: Request) -> Response:
+        await check(request)
+        return JSONResponse({"metrics": (await request.json())["payload"]})
+
+    return Starlette(routes=[Route(jobs.endpoint("count", "http://kpi/jobs/count"), count, methods=["POST"])])
+
+
+@pytest.mark.parametrize("app", [fastapi_app, starlette_app])
+async def test_only_calls_that_the_worker_signed_reach_the_endpoint(app: Callable[[Jobs], Any]) -> None:
+    async with served(app(Jobs("kpi-service", signing_keys=[KEY]))) as url:
+        status, answer = await post(f"{url}/jobs/count", RUN, signed(RUN))
+        assert (status, json.loads(answer)) == (200, {"metrics": {"words": 1}})
+        for headers, sentence in (({}, b"is not signed"), (signed(RUN + b" "), b"the signature is wrong")):
+            status, answer = await post(f"{url}/jobs/count", RUN, headers)
+            assert status == 401
+            assert sentence in answer
+
+
+@pytest.mark.parametrize("app", [fastapi_app, starlette_app])
+async def test_without_keys_nothing_reaches_the_endpoint(app: Callable[[Jobs], Any]) -> None:
+    async with served(app(Jobs("kpi-service"))) as url:
+        assert (await post(f"{url}/jobs/count", RUN, signed(RUN)))[0] == 500

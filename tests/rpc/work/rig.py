@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.attempt import ClaimedRun
 from scheduler_service.domain.run import TriggerSource
+from scheduler_service.identity.credentials import Credentials
 from scheduler_service.loops.completer import CompleterLoop
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
@@ -35,10 +36,11 @@ from scheduler_service.usecases.reap import Cancels, Reaper
 from scheduler_service.usecases.report import Reports
 from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups
+from tests import canary
 from tests.credentials import accepting
 
-WORKER_TOKEN = "worker.a-secret-of-the-tests"
-EMAIL_TOKEN = "email.a-secret-of-the-tests"
+WORKER_TOKEN = canary.token("worker")
+EMAIL_TOKEN = canary.token("email")
 TOKENS = f"*={WORKER_TOKEN},email-service={EMAIL_TOKEN}"
 PATIENCE = 10.0
 
@@ -86,14 +88,15 @@ class Replica:
             replica="replica-1",
             hello_timeout=self.hello_timeout,
             new_outbox=self.new_outbox,
+            clock=self.clock,
         )
 
 
 @asynccontextmanager
-async def serving(replica: Replica) -> AsyncIterator[Replica]:
+async def serving(replica: Replica, credentials: Credentials | None = None) -> AsyncIterator[Replica]:
     """The replica with its server and its loops."""
     calls = Calls(
-        accepting(TOKENS),
+        credentials or accepting(TOKENS),
         CallMetrics(CollectorRegistry()),
     )
     server = grpc.aio.server(interceptors=(calls,))

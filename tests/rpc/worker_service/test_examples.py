@@ -18,6 +18,8 @@ import grpc.aio
 import pytest
 from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc
 
+from tests.signed import KEY, signed_json
+
 ROOT = Path(__file__).parents[3]
 PATIENCE = 30.0
 
@@ -59,6 +61,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 **os.environ,
                 "CARILLON_TARGET": "127.0.0.1:1",
                 "CARILLON_SERVICE_TOKEN": "a.b",
+                "CARILLON_SIGNING_KEYS": KEY,
                 "KPI_OUTPUT_DIR": str(tmp_path),
                 **variables,
             },
@@ -84,7 +87,7 @@ async def test_mail_goes_from_the_email_service_to_the_sink(start: Start, tmp_pa
     await service.printed("Running on")
     run = {"run": "r-1", "attempt": 1, "scheduled_time": "2026-11-23T14:00:00Z", "payload": {}}
     url = f"http://127.0.0.1:{unused_tcp_port}/api/jobs/weekly-digest"
-    async with aiohttp.ClientSession() as client, client.post(url, json=run) as response:
+    async with aiohttp.ClientSession() as client, client.post(url, **signed_json(run)) as response:
         answer = await response.json()
     assert answer["items"]["succeeded"] == 12 == len(written.read_text().splitlines())
     assert await service.stop() == 0

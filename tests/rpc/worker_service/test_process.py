@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ class Worker:
         return await asyncio.wait_for(self.process.wait(), PATIENCE)
 
 
-@pytest.fixture
-async def worker(scheduler: ScriptedScheduler) -> AsyncIterator[Worker]:
+@asynccontextmanager
+async def started(scheduler: ScriptedScheduler, **settings: str) -> AsyncIterator[Worker]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CARILLON_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker_service"),
@@ -57,14 +58,29 @@ async def worker(scheduler: ScriptedScheduler) -> AsyncIterator[Worker]:
             "CARILLON_WORKER_NAME": "w-1",
             "CARILLON_WORKER_CONCURRENCY": "2",
             "CARILLON_WORKER_PORT": "0",
+            **settings,
         },
         stdout=asyncio.subprocess.PIPE,
     )
-    worker = Worker(process)
-    yield worker
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
+    try:
+        yield Worker(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+async def worker(scheduler: ScriptedScheduler) -> AsyncIterator[Worker]:
+    async with started(scheduler, CARILLON_ALLOWED_TARGETS="127.0.0.1:*") as worker:
+        yield worker
+
+
+@pytest.fixture
+async def closed_worker(scheduler: ScriptedScheduler) -> AsyncIterator[Worker]:
+    """One that was not told what it may call."""
+    async with started(scheduler) as worker:
+        yield worker
 
 
 async def result_of(scheduler: ScriptedScheduler) -> work_pb2.AttemptResult:
@@ -113,6 +129,20 @@ async def test_grpc_calls_are_carried_out_and_counted_too(
     assert (result.outcome, result.error.code) == (work_pb2.ATTEMPT_OUTCOME_FAILED, "GRPC_STATUS")
     _, figures = await fetch(f"{probes}/metrics")
     assert 'carillon_worker_grpc_seconds_count{status="UNAVAILABLE"} 1.0' in figures
+
+
+async def test_a_worker_that_was_allowed_nothing_says_so_once_and_calls_nothing(
+    scheduler: ScriptedScheduler, closed_worker: Worker, serve: Serve
+) -> None:
+    async def endpoint(_request: web.Request) -> web.Response:
+        raise AssertionError("it was called")
+
+    warning = await closed_worker.logged("CARILLON_ALLOWED_TARGETS is not set: nothing is called")
+    assert warning["level"] == "warning"
+    await scheduler.assign(await serve(endpoint))
+    result = await result_of(scheduler)
+    assert result.error.code == "TARGET_NOT_ALLOWED"
+    assert (await closed_worker.logged("attempt failed"))["code"] == "TARGET_NOT_ALLOWED"
 
 
 async def test_a_service_that_refuses_fails_the_attempt(

@@ -34,6 +34,9 @@ jobs.endpoint(
 )
 jobs.grpc_endpoint("over-grpc", "email-service:50051", tls=True, retries=0)
 
+assert_type(jobs.verify({"webhook-id": "r-1"}, b"{}"), None)
+carillon.Jobs("a", signing_keys=["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"])
+
 
 async def register() -> None:
     assert_type(await jobs.register(validate_only=True), registry_service_pb2.RegisterJobsResponse)
@@ -45,6 +48,9 @@ assert_type(worker.state().running, int)
 carillon.Jobs()  # E: Missing positional argument "service"
 carillon.Jobs(service=5)  # E: Argument "service" to "Jobs" has incompatible type "int"; expected "str"
 carillon.Jobs("a", generation="7")  # E: Argument "generation" to "Jobs" has incompatible type "str"
+carillon.Jobs("a", signing_keys=7)  # E: Argument "signing_keys" to "Jobs" has incompatible type "int"
+jobs.verify({"webhook-id": "r-1"}, "{}")  # E: Argument 2 to "verify" of "Jobs" has incompatible type "str"
+jobs.verify(b"{}", b"{}")  # E: Argument 1 to "verify" of "Jobs" has incompatible type "bytes"; expected "Headers"
 jobs.endpoint("a", "/a", overlap="sometimes")  # E: Argument "overlap" to "endpoint" of "Jobs" has incompatible
 jobs.endpoint("a2", "/a", catch_up="some")  # E: Argument "catch_up" to "endpoint" of "Jobs" has incompatible type
 jobs.endpoint("a3", "/a", catch_up_window="6h")  # E: Argument "catch_up_window" to "endpoint" of "Jobs" has

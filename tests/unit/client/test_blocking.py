@@ -13,6 +13,7 @@ import grpc_testing
 import pytest
 from carillon import CarillonError, InvalidRequest, NotFound, SchedulerUnavailable, Violation, blocking
 from carillon.v1 import (
+    audit_service_pb2,
     job_service_pb2,
     registry_service_pb2,
     run_pb2,
@@ -22,17 +23,17 @@ from carillon.v1 import (
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from tests.unit.client import call_cases, schedule_call_cases
+from tests.unit.client import audit_call_cases, call_cases, schedule_call_cases
 from tests.unit.client.call_cases import RUN, SINCE, Case
 from tests.unit.client.test_calls import described
 
 SERVICES = {
     service.name: service
-    for file in (registry_service_pb2, job_service_pb2, schedule_service_pb2, run_service_pb2)
+    for file in (registry_service_pb2, job_service_pb2, schedule_service_pb2, run_service_pb2, audit_service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 }
-UNARY = [*call_cases.UNARY, *schedule_call_cases.UNARY]
-PAGES = [*call_cases.PAGES, *schedule_call_cases.PAGES]
+UNARY = [*call_cases.UNARY, *schedule_call_cases.UNARY, *audit_call_cases.UNARY]
+PAGES = [*call_cases.PAGES, *schedule_call_cases.PAGES, *audit_call_cases.PAGES]
 SAFETY_SECONDS = 20.0
 TIMEOUT = 5.0
 

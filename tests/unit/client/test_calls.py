@@ -7,14 +7,16 @@ from collections.abc import AsyncGenerator, Generator
 from typing import assert_type
 
 import pytest
-from carillon import Client, blocking, calls, schedule_calls
+from carillon import Client, audit_calls, blocking, calls, schedule_calls
 from carillon.v1 import backfill_pb2, job_pb2, ledger_pb2, registry_service_pb2, run_pb2, schedule_pb2
+
+MODULES = (calls, schedule_calls, audit_calls)
 
 
 def described() -> list[str]:
     return [
         name
-        for module in (calls, schedule_calls)
+        for module in MODULES
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
@@ -26,7 +28,7 @@ def test_both_clients_offer_every_call_with_its_arguments_and_documentation(
 ) -> None:
     assert len(described()) > 30
     for name in described():
-        description = getattr(calls, name, None) or getattr(schedule_calls, name)
+        description = next(found for module in MODULES if (found := getattr(module, name, None)))
         method = getattr(kind, name)
         assert method.__doc__ == description.__doc__
         assert method.__qualname__ == f"Client.{name}"

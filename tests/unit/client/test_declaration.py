@@ -174,6 +174,7 @@ def test_a_job_is_declared_once() -> None:
 
 def test_the_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARILLON_TARGET", "scheduler:7007")
+    monkeypatch.setenv("CARILLON_PLAINTEXT", "true")  # the name is no loopback
     monkeypatch.setenv("CARILLON_SERVICE_TOKEN", "id.very-secret")
     monkeypatch.setenv("CARILLON_GENERATION", "12")
     jobs = Jobs("email-service")

@@ -21,6 +21,8 @@ def test_the_last_attempt_ends_the_run(attempt: int) -> None:
     assert decide(POLICY, attempt, "HTTP_STATUS") == End()
 
 
-@pytest.mark.parametrize("code", ["BAD_PAYLOAD", "BAD_RESULT", "GRPC_REFUSED"])
+@pytest.mark.parametrize(
+    "code", ["BAD_PAYLOAD", "BAD_RESULT", "GRPC_REFUSED", "TARGET_NOT_ALLOWED", "SIGNING_KEY_MISSING"]
+)
 def test_what_will_not_be_otherwise_is_not_tried_again(code: str) -> None:
     assert decide(POLICY, 1, code) == End()

@@ -13,7 +13,11 @@ from aiohttp import web
 from carillon.execution import Assignment, Completed, Failed, Run
 from yarl import URL
 
+from worker_service.targets.allowed import Gate, Target
 from worker_service.targets.http import HttpExecutor
+from worker_service.targets.networks import Networks, read_network
+from worker_service.targets.resolving import Names
+from worker_service.targets.signing import Signer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[str]]
@@ -34,6 +38,10 @@ A_RUN = Assignment(
     trigger_source="SCHEDULE",
     labels={"job_type": "digest"},
 )
+
+# Tests' own services are on this machine.
+ANYWHERE = (Target("*", None),)
+LOOPBACK = Networks([read_network("127.0.0.0/8"), read_network("::1")])
 
 
 class NoReports:
@@ -74,9 +82,22 @@ def base_urls() -> Mapping[str, URL]:
 
 
 @pytest.fixture
-async def caller(base_urls: Mapping[str, URL]) -> AsyncIterator[Caller]:
+async def gate() -> AsyncIterator[Gate]:
+    """Lets through to any host and port, at loopback and public addresses."""
+    async with Names() as names:
+        yield Gate(ANYWHERE, LOOPBACK, names)
+
+
+@pytest.fixture
+def signer() -> Signer:
+    """Override it to give the executor keys."""
+    return Signer({})
+
+
+@pytest.fixture
+async def caller(gate: Gate, signer: Signer, base_urls: Mapping[str, URL]) -> AsyncIterator[Caller]:
     caller = Caller()
-    async with HttpExecutor(base_urls, caller.observe) as caller.executor:
+    async with HttpExecutor(gate, signer, base_urls, caller.observe) as caller.executor:
         yield caller
 
 

@@ -13,13 +13,16 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from carillon import Jobs
 
 from examples.email_service.app import EmailService, who_is_new
 from examples.email_service.mail import MailServer, Recipient, read_recipients
 from examples.email_service.mailings import Mailings
 from examples.smtp_sink.sink import SmtpSink
+from tests.signed import KEY, signed_json
 
 RECIPIENTS = read_recipients(Path(__file__).parents[3] / "examples/email_service/recipients.csv")
+JOBS = Jobs("email-service", signing_keys=[KEY])
 Client = TestClient[web.Request, web.Application]
 
 
@@ -50,13 +53,13 @@ async def sink(inbox: Inbox) -> AsyncIterator[SmtpSink]:
 
 @pytest.fixture
 async def client(sink: SmtpSink) -> AsyncIterator[Client]:
-    app = EmailService(Mailings(MailServer("127.0.0.1", sink.port)), RECIPIENTS).app()
+    app = EmailService(JOBS, Mailings(MailServer("127.0.0.1", sink.port)), RECIPIENTS).app()
     async with TestClient(TestServer(app)) as client:
         yield client
 
 
 async def test_the_digest_reaches_everyone_once(client: Client, inbox: Inbox) -> None:
-    response = await client.post("/api/jobs/weekly-digest", json=a_run(attempt=2, batchSize=5))
+    response = await client.post("/api/jobs/weekly-digest", **signed_json(a_run(attempt=2, batchSize=5)))
     everyone = len(RECIPIENTS)
     assert response.status == 200
     answer = await response.json()
@@ -73,7 +76,7 @@ async def test_the_digest_reaches_everyone_once(client: Client, inbox: Inbox) ->
 
 async def test_a_repeated_run_gets_the_same_answer_and_sends_nothing(client: Client, inbox: Inbox) -> None:
     responses = await asyncio.gather(
-        *(client.post("/api/jobs/welcome-mail", json=a_run(attempt=attempt)) for attempt in (1, 1, 2))
+        *(client.post("/api/jobs/welcome-mail", **signed_json(a_run(attempt=attempt))) for attempt in (1, 1, 2))
     )
     answers = [await response.json() for response in responses]
     assert answers[0] == answers[1] == answers[2]
@@ -81,12 +84,12 @@ async def test_a_repeated_run_gets_the_same_answer_and_sends_nothing(client: Cli
 
 
 async def test_message_ids_follow_from_run_and_recipient(client: Client, inbox: Inbox, sink: SmtpSink) -> None:
-    await client.post("/api/jobs/welcome-mail", json=a_run("r-1"))
+    await client.post("/api/jobs/welcome-mail", **signed_json(a_run("r-1")))
     first = [message["headers"]["Message-ID"] for message in inbox.messages()]
-    restarted = EmailService(Mailings(MailServer("127.0.0.1", sink.port)), RECIPIENTS).app()
+    restarted = EmailService(JOBS, Mailings(MailServer("127.0.0.1", sink.port)), RECIPIENTS).app()
     async with TestClient(TestServer(restarted)) as other:
-        await other.post("/api/jobs/welcome-mail", json=a_run("r-1"))
-        await other.post("/api/jobs/welcome-mail", json=a_run("r-2"))
+        await other.post("/api/jobs/welcome-mail", **signed_json(a_run("r-1")))
+        await other.post("/api/jobs/welcome-mail", **signed_json(a_run("r-2")))
     ids = [message["headers"]["Message-ID"] for message in inbox.messages()]
     assert ids[len(first) : 2 * len(first)] == first
     assert not set(ids[2 * len(first) :]) & set(first)
@@ -94,8 +97,17 @@ async def test_message_ids_follow_from_run_and_recipient(client: Client, inbox: 
 
 @pytest.mark.parametrize("body", [{}, {**a_run(), "scheduled_time": "soon"}, a_run(batchSize=0), ["x"]])
 async def test_a_body_that_is_no_run_is_refused(client: Client, inbox: Inbox, body: Any) -> None:
-    response = await client.post("/api/jobs/weekly-digest", json=body)
+    response = await client.post("/api/jobs/weekly-digest", **signed_json(body))
     assert response.status == 400
+    assert inbox.messages() == []
+
+
+async def test_a_call_that_nobody_signed_sends_nothing(client: Client, inbox: Inbox) -> None:
+    response = await client.post("/api/jobs/weekly-digest", json=a_run())
+    assert (response.status, await response.text()) == (
+        401,
+        "the call is not signed: webhook-id, webhook-timestamp and webhook-signature are missing",
+    )
     assert inbox.messages() == []
 
 
@@ -128,26 +140,26 @@ async def fickle() -> AsyncIterator[tuple[Fickle, Client]]:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: SMTP(fickle, hostname="localhost"), "127.0.0.1", 0)
     mail_server = MailServer("127.0.0.1", server.sockets[0].getsockname()[1])
-    async with TestClient(TestServer(EmailService(Mailings(mail_server), RECIPIENTS).app())) as client:
+    async with TestClient(TestServer(EmailService(JOBS, Mailings(mail_server), RECIPIENTS).app())) as client:
         yield fickle, client
     server.close()
 
 
 async def test_a_second_attempt_sends_only_what_is_missing(fickle: tuple[Fickle, Client]) -> None:
     server, client = fickle
-    broken = await client.post("/api/jobs/weekly-digest", json=a_run())
+    broken = await client.post("/api/jobs/weekly-digest", **signed_json(a_run()))
     assert broken.status == 503
     assert "421" in await broken.text()
-    answer = await (await client.post("/api/jobs/weekly-digest", json=a_run(attempt=2))).json()
+    answer = await (await client.post("/api/jobs/weekly-digest", **signed_json(a_run(attempt=2)))).json()
     assert answer["items"] == {"processed": 12, "succeeded": 11, "failed": 1}
     assert answer["metadata"] == {"refused": {RECIPIENTS[1].email: "550 no such mailbox"}}
     assert sorted(server.taken) == sorted(r.email for r in RECIPIENTS if r != RECIPIENTS[1])
 
 
 async def test_no_mail_server_at_all_asks_for_another_attempt(unused_tcp_port: int) -> None:
-    app = EmailService(Mailings(MailServer("127.0.0.1", unused_tcp_port)), RECIPIENTS).app()
+    app = EmailService(JOBS, Mailings(MailServer("127.0.0.1", unused_tcp_port)), RECIPIENTS).app()
     async with TestClient(TestServer(app)) as client:
-        response = await client.post("/api/jobs/weekly-digest", json=a_run())
+        response = await client.post("/api/jobs/weekly-digest", **signed_json(a_run()))
         assert response.status == 503
         assert "the mail server cannot be used" in await response.text()
 

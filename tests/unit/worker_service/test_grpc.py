@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timezone
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc, r
 
 from tests.rpc.client.test_tls import self_signed
 from tests.unit.worker_service.conftest import A_RUN
+from worker_service.targets.addresses import GrpcAddress, parse_grpc
+from worker_service.targets.allowed import Gate
 from worker_service.targets.channels import Channels
 from worker_service.targets.grpc import GrpcExecutor
 
 PATIENCE = 20.0
+LOCALHOST = IPv4Address("127.0.0.1")
 
 Request = job_handler_service_pb2.ExecuteRequest
 Response = job_handler_service_pb2.ExecuteResponse
@@ -78,11 +82,12 @@ class Items:
 class Caller:
     """Carries out A_RUN at a service. `calls` keeps what the executor said of each call."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate) -> None:
         self.calls: list[str] = []
         self.items = Items()
+        self.base_urls: dict[str, GrpcAddress] = {}
         self.channels = Channels(most=2, idle=1.0)
-        self.executor = GrpcExecutor(self.observe, self.channels)
+        self.executor = GrpcExecutor(gate, self.base_urls, self.observe, self.channels)
 
     async def execute(self, address: str, scheme: str = "grpc", **changes: Any) -> Completed:
         assignment = replace(A_RUN, endpoint=f"{scheme}://{address}", **changes)
@@ -106,8 +111,8 @@ async def service() -> AsyncIterator[Service]:
 
 
 @pytest.fixture
-async def caller() -> AsyncIterator[Caller]:
-    caller = Caller()
+async def caller(gate: Gate) -> AsyncIterator[Caller]:
+    caller = Caller(gate)
     async with caller.executor:
         yield caller
 
@@ -287,7 +292,7 @@ async def test_calls_share_a_channel_and_what_is_idle_is_let_go(service: Service
     await asyncio.gather(*(caller.execute(service.address) for _ in range(5)))
     assert len(set(peers)) == 1
     assert len(caller.channels) == 1
-    async with caller.channels.lend(f"grpc://{service.address}") as lent:
+    async with caller.channels.lend(parse_grpc(f"grpc://{service.address}"), [LOCALHOST]) as lent:
         channel = lent.channel
     async with asyncio.timeout(PATIENCE):
         while (state := channel.get_state()) is not grpc.ChannelConnectivity.IDLE:
@@ -297,12 +302,13 @@ async def test_calls_share_a_channel_and_what_is_idle_is_let_go(service: Service
 
 
 async def test_no_more_channels_are_kept_than_wanted(caller: Caller) -> None:
-    async with caller.channels.lend("grpc://a:1") as used:
+    server = parse_grpc("grpc://a:1")
+    async with caller.channels.lend(server, [LOCALHOST]) as used:
         for number in range(5):
-            async with caller.channels.lend(f"grpc://b:{number + 1}"):
+            async with caller.channels.lend(parse_grpc(f"grpc://b:{number + 1}"), [LOCALHOST]):
                 pass
         assert len(caller.channels) == 2
-        async with caller.channels.lend("grpc://a:1") as again:
+        async with caller.channels.lend(server, [LOCALHOST]) as again:
             assert again is used
 
 

@@ -39,6 +39,7 @@ async def test_the_service_receives_the_run_as_json(caller: Caller, serve: Serve
         "job": "weekly-digest",
         "tenant": "acme-in",
         "attempt": 2,
+        "claim": 77,
         "max_attempts": 3,
         "scheduled_time": "2026-11-23T14:00:00Z",
         "trigger_source": "SCHEDULE",
@@ -144,7 +145,7 @@ async def test_a_host_that_does_not_exist_is_said_in_words(caller: Caller) -> No
 @pytest.mark.parametrize("endpoint", ["ftp://host/x", "http:///x", "/relative", "http://u:secret@host:99999/x"])
 async def test_an_endpoint_that_is_no_address_fails(caller: Caller, endpoint: str) -> None:
     failed = await caller.failure(endpoint)
-    assert failed.code == "HTTP_UNREACHABLE"
+    assert failed.code == "TARGET_NOT_ALLOWED"
     assert "secret" not in failed.message
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.signed import KEY
 from worker_service import settings
 from worker_service.settings import SettingsError
 
@@ -24,7 +25,7 @@ def test_a_token_is_all_that_must_be_set() -> None:
     assert found.token == "id.secret"
     assert (found.target, found.worker_concurrency, found.worker_port) == ("127.0.0.1:7007", 50, 7009)
     assert found.worker_name.endswith(f"-{os.getpid()}")
-    assert found.base_urls == {}
+    assert len(found.base_urls) == 0
 
 
 def test_an_empty_variable_counts_as_not_set(environment: pytest.MonkeyPatch) -> None:
@@ -42,7 +43,7 @@ def test_the_token_may_be_in_a_file(environment: pytest.MonkeyPatch, tmp_path: P
 
 def test_base_urls_are_read_by_service(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("CARILLON_BASE_URLS", "email-service=http://10.0.0.1:8080, other=https://u:p@b/pre,")
-    found = settings.load().base_urls
+    found = settings.load().base_urls.http
     assert {service: str(url) for service, url in found.items()} == {
         "email-service": "http://10.0.0.1:8080",
         "other": "https://u:p@b/pre",
@@ -53,6 +54,49 @@ def test_words_may_be_written_in_capitals(environment: pytest.MonkeyPatch) -> No
     environment.setenv("CARILLON_LOG_FORMAT", "Text")
     environment.setenv("CARILLON_LOG_LEVEL", "INFO")
     assert (settings.load().log_format, settings.load().log_level) == ("text", "info")
+
+
+def test_what_may_be_called_is_read_by_entry(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CARILLON_ALLOWED_TARGETS", "a.example:80, *.internal:8080,[::1]:*,")
+    environment.setenv("CARILLON_ALLOWED_NETWORKS", "10.0.0.0/8, fd00::/8,127.0.0.1")
+    found = settings.load()
+    assert [str(target.host) for target in found.allowed_targets] == ["a.example", "*.internal", "::1"]
+    assert [target.port for target in found.allowed_targets] == [80, 8080, None]
+    assert [str(network) for network in found.allowed_networks] == ["10.0.0.0/8", "fd00::/8", "127.0.0.1/32"]
+
+
+def test_base_urls_move_grpc_addresses_too(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CARILLON_BASE_URLS", "a=grpc://10.0.0.1:50051,a=http://10.0.0.1,b=grpcs://b.example:443")
+    found = settings.load().base_urls
+    assert {service: (str(server), server.tls) for service, server in found.grpc.items()} == {
+        "a": ("10.0.0.1:50051", False),
+        "b": ("b.example:443", True),
+    }
+    assert {service: str(url) for service, url in found.http.items()} == {"a": "http://10.0.0.1"}
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_signing_keys_are_read_by_service_and_not_shown(
+    environment: pytest.MonkeyPatch, tmp_path: Path, from_file: bool
+) -> None:
+    keys = f"email-service={KEY},\nemail-service=whsec_{'A' * 43}=, kpi-service={KEY}"
+    if from_file:
+        (tmp_path / "keys").write_text(f"{keys}\n")
+        environment.setenv("CARILLON_SIGNING_KEYS_FILE", str(tmp_path / "keys"))
+    else:
+        environment.setenv("CARILLON_SIGNING_KEYS", keys)
+    found = settings.load()
+    signatures = {name: keys.headers("r", 1, b"")["webhook-signature"] for name, keys in found.signing_keys.items()}
+    assert {name: len(text.split()) for name, text in signatures.items()} == {"email-service": 2, "kpi-service": 1}
+    assert KEY.removeprefix("whsec_") not in f"{found!r} {found} {vars(found)} {found.signing_keys}"
+
+
+def test_wrong_keys_of_a_file_are_a_sentence(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("email-service=whsec_hidden")
+    environment.setenv("CARILLON_SIGNING_KEYS_FILE", str(tmp_path / "keys"))
+    with pytest.raises(SettingsError, match=r"^CARILLON_SIGNING_KEYS_FILE has wrong keys for email-service:") as caught:
+        settings.load()
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +114,22 @@ def test_words_may_be_written_in_capitals(environment: pytest.MonkeyPatch) -> No
         ("BASE_URLS", "http://a", "must be written as service=http://host:port"),
         ("BASE_URLS", "a=b", "has a wrong URL for a: it must begin with http:// or https://"),
         ("BASE_URLS", "a=http://u:hidden@b:99999", "has a wrong URL for a: it is not a URL"),
-        ("BASE_URLS", "a=http://b?c=d", "has a wrong URL for a: a base URL has no query and no fragment"),
+        ("BASE_URLS", "a=http://b?c=d", "has a wrong URL for a: it is a base URL, and has a query or a fragment"),
+        ("BASE_URLS", "a=grpc://b", "has a wrong URL for a: it must be grpc://host:port or grpcs://host:port"),
+        (
+            "BASE_URLS",
+            "a=http://127.1",
+            "has a wrong URL for a: it has a host that is an address in an unusual spelling",
+        ),
+        ("ALLOWED_TARGETS", "a.example", "has 'a.example', which must be host:port"),
+        ("ALLOWED_TARGETS", "a:80,127.1:80", "has '127.1:80', which has a host that is an address in an unusual"),
+        ("ALLOWED_NETWORKS", "10.0.0.1/8", "has 10.0.0.1/8, which has bits set beyond its prefix: write 10.0.0.0/8"),
+        ("ALLOWED_NETWORKS", "::ffff:10.0.0.0/104", "has ::ffff:10.0.0.0/104, which stands for IPv4 addresses"),
+        ("ALLOWED_NETWORKS", "internal", "must be networks such as 10.0.0.0/8 or fd00::/8"),
+        ("SIGNING_KEYS", "whsec_hidden", "must be written as service=whsec_..., several separated by commas"),
+        ("SIGNING_KEYS", "a=hidden", "has wrong keys for a: a signing key is malformed"),
+        ("SIGNING_KEYS", f"a={KEY},a={KEY},a={KEY}", "has wrong keys for a: a service has one signing key, or two"),
+        ("REQUIRE_SIGNING", "perhaps", "must be a valid boolean"),
         ("LOG_FORMAT", "xml", "must be 'json' or 'text'"),
         ("LOG_LEVEL", "loud", "must be 'debug', 'info', 'warning' or 'error'"),
         ("WORKER_TOKEN", "hidden\u00e4", "must be printable ASCII"),

@@ -12,7 +12,6 @@ async with jobs: ...
 
 from __future__ import annotations
 
-from carillon.channel import Tls
 from carillon.client import Client
 from carillon.errors import (
     AlreadyExists,
@@ -21,13 +20,17 @@ from carillon.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
+    RateLimited,
     Refused,
     SchedulerUnavailable,
+    SignatureInvalid,
+    SigningKeysMissing,
     Violation,
 )
 from carillon.jobs import Jobs
 from carillon.outcome import Cancelled, Completed, Failed, ItemCounts
 from carillon.run import Run
+from carillon.tls import Tls
 from carillon.version import __version__
 from carillon.worker import Worker
 
@@ -44,9 +47,12 @@ __all__ = [
     "NotAllowed",
     "NotAuthenticated",
     "NotFound",
+    "RateLimited",
     "Refused",
     "Run",
     "SchedulerUnavailable",
+    "SignatureInvalid",
+    "SigningKeysMissing",
     "Tls",
     "Violation",
     "Worker",

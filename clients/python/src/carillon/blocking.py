@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import grpc
 
-from carillon import calls, schedule_calls
+from carillon import audit_calls, calls, schedule_calls
 from carillon.errors import from_rpc
 from carillon.rpc import CALL_SECONDS, Call, Caller, Page, Pages, Stream, as_method
 
@@ -106,6 +106,10 @@ class Client(Caller[grpc.Channel]):
     list_attempts = _call(calls.list_attempts)
     list_items = _pages(calls.list_items)
     cancel_run = _call(calls.cancel_run)
+
+    list_audit_events = _pages(audit_calls.list_audit_events)
+    get_audit_head = _call(audit_calls.get_audit_head)
+    verify_audit_trail = _call(audit_calls.verify_audit_trail)
 
     def _ask(self, call: Call[R]) -> R:
         try:

@@ -10,6 +10,8 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
+from carillon.address import is_loopback
+from carillon.tls import Tls, flag_of_environment, tls_of_environment
 from carillon.version import CLIENT
 
 DEFAULT_TARGET = "127.0.0.1:7007"
@@ -33,24 +35,6 @@ _IDEMPOTENT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """Files for TLS, in PEM form.
-
-    ca: the authorities to trust (default: those that gRPC brings). cert, key: the client's own, for mTLS.
-    """
-
-    ca: str | os.PathLike[str] | None = None
-    cert: str | os.PathLike[str] | None = None
-    key: str | os.PathLike[str] | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files. Raises OSError if one cannot be read, ValueError if only one of cert and key is given."""
-        if (self.cert is None) != (self.key is None):
-            raise ValueError("Tls needs both cert and key, or neither")
-        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
-
-
-@dataclass(frozen=True, slots=True)
 class Connection:
     """How to reach the scheduler. Opens nothing by itself."""
 
@@ -67,9 +51,14 @@ class Connection:
         service_token: str | None = None,
         jwt: str | None = None,
         tls: Tls | bool | None = None,
+        plaintext: bool | None = None,
     ) -> Connection:
-        """Fills in what is not given: `CARILLON_TARGET`, and without a JWT `CARILLON_SERVICE_TOKEN` or the content of
-        the file that `CARILLON_SERVICE_TOKEN_FILE` names. Raises OSError if that cannot be read."""
+        """Fills in what is not given: `CARILLON_TARGET`, without a JWT `CARILLON_SERVICE_TOKEN` or the content of the
+        file that `CARILLON_SERVICE_TOKEN_FILE` names, `CARILLON_TLS...` and `CARILLON_PLAINTEXT`.
+
+        Raises OSError if that file cannot be read, ValueError for what cannot be, such as a token that would go
+        unencrypted to another machine without `plaintext`.
+        """
         if service_token and jwt:
             raise ValueError("give either a token (a JWT) or a service_token, not both")
         if not jwt and not service_token:
@@ -77,7 +66,13 @@ class Connection:
         target = target or os.environ.get("CARILLON_TARGET") or DEFAULT_TARGET
         if target.startswith(("http://", "https://")):
             raise ValueError(f"target is {target!r}; write host:port, without {target.partition('//')[0]}//")
-        return cls(target, _token(service_token), _token(jwt), tls)
+        connection = cls(target, _token(service_token), _token(jwt), tls_of_environment() if tls is None else tls)
+        if connection._tells_a_token() and not _may_be_plain(plaintext):
+            raise ValueError(
+                f"the token would go to {target} unencrypted; set tls=..., CARILLON_TLS_CA_FILE or CARILLON_TLS=true, "
+                "or plaintext=True (CARILLON_PLAINTEXT=true) if a mesh or a proxy encrypts"
+            )
+        return connection
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The credentials, as each call carries them."""
@@ -93,7 +88,7 @@ class Connection:
         A channel for work keeps its connection to itself, so that a new one may reach another replica; its
         stream carries its own heartbeats, so it sends no pings.
         """
-        options = _options(for_work=for_work)
+        options = self._options(for_work=for_work)
         if (credentials := self._credentials()) is None:
             return grpc.aio.insecure_channel(self.target, options=options)
         return grpc.aio.secure_channel(self.target, credentials, options=options)
@@ -101,8 +96,17 @@ class Connection:
     def open_blocking(self) -> grpc.Channel:
         """A new channel for calls that block; needs no event loop."""
         if (credentials := self._credentials()) is None:
-            return grpc.insecure_channel(self.target, options=_options())
-        return grpc.secure_channel(self.target, credentials, options=_options())
+            return grpc.insecure_channel(self.target, options=self._options())
+        return grpc.secure_channel(self.target, credentials, options=self._options())
+
+    def _tells_a_token(self) -> bool:
+        """Whether it sends one unencrypted to another machine."""
+        return bool(self.metadata()) and not self.tls and not is_loopback(self.target)
+
+    def _options(self, *, for_work: bool = False) -> list[tuple[str, str | int]]:
+        options = _options(for_work=for_work)
+        # Or a proxy that the environment names would be sent what is to stay on this machine.
+        return [*options, ("grpc.enable_http_proxy", 0)] if is_loopback(self.target) else options
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         if not self.tls:
@@ -120,6 +124,10 @@ def _options(*, for_work: bool = False) -> list[tuple[str, str | int]]:
     if for_work:
         return [*options, ("grpc.use_local_subchannel_pool", 1)]
     return [*options, ("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 10_000)]
+
+
+def _may_be_plain(given: bool | None) -> bool:
+    return bool(flag_of_environment("CARILLON_PLAINTEXT") if given is None else given)
 
 
 def _mounted_token() -> str | None:
@@ -148,7 +156,3 @@ def _service_config() -> object:
         "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}],
         "methodConfig": [{"name": names, "retryPolicy": retry}],
     }
-
-
-def _read(path: str | os.PathLike[str] | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc.aio
 
-from carillon import calls, schedule_calls
+from carillon import audit_calls, calls, schedule_calls
 from carillon.errors import from_rpc
 from carillon.rpc import Call, Caller, Page, Pages, Stream, as_method
 
@@ -50,8 +50,9 @@ class Client(Caller[grpc.aio.Channel]):
     """A connection for admin and read calls, for use as `async with Client(...) as client:`.
 
     target: default `CARILLON_TARGET`, else `127.0.0.1:7007`. token: a JWT; or service_token (default:
-    `CARILLON_SERVICE_TOKEN`). tls: True, or the files to use; plain text by default. timeout: seconds for a call.
-    channel: one of your own instead, which the client does not close.
+    `CARILLON_SERVICE_TOKEN`). tls: True, or the files to use (default: `CARILLON_TLS...`, else none).
+    plaintext: whether a token may go to another machine without TLS (default: `CARILLON_PLAINTEXT`, else not).
+    timeout: seconds for a call. channel: one of your own instead, which the client does not close.
 
     Jobs are named `email-service/weekly-digest`, or by their resource names; runs by id or name. Each method returns
     the generated messages, and raises `CarillonError`. `carillon.blocking.Client` has the same methods without asyncio.
@@ -112,6 +113,10 @@ class Client(Caller[grpc.aio.Channel]):
     list_attempts = _call(calls.list_attempts)
     list_items = _pages(calls.list_items)
     cancel_run = _call(calls.cancel_run)
+
+    list_audit_events = _pages(audit_calls.list_audit_events)
+    get_audit_head = _call(audit_calls.get_audit_head)
+    verify_audit_trail = _call(audit_calls.verify_audit_trail)
 
     async def _ask(self, call: Call[R]) -> R:
         try:

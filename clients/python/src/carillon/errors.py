@@ -1,4 +1,4 @@
-"""Errors that calls to the scheduler raise.
+"""Errors that calls to the scheduler raise, and those of verifying a call by the worker service.
 
 CarillonError
 ├── InvalidRequest        the request is wrong; `violations` names each wrong field
@@ -7,7 +7,10 @@ CarillonError
 ├── NotFound              there is no such thing, or it is not the caller's to see
 ├── AlreadyExists         there is one already, or the key was used before
 ├── Refused               the state of the thing does not allow this now
+├── RateLimited           too many calls; `retry_after` says when one is allowed again
 └── SchedulerUnavailable  the scheduler cannot be reached, or cannot answer at the moment
+SignatureInvalid          a call is not proven to come from the worker service; answer it 401
+SigningKeysMissing        a call cannot be verified, because this service has no keys; a fault of its deployment
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 import grpc
 
 from carillon.status_details import decode
+from carillon.tls import remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,20 @@ class Refused(CarillonError):
     """The state of the thing does not allow this now."""
 
 
+class RateLimited(CarillonError):
+    """The caller calls more often than it may. Nothing was changed; `retry_after` says when to call again."""
+
+
 class SchedulerUnavailable(CarillonError):
     """The scheduler cannot be reached, or cannot answer at the moment."""
+
+
+class SignatureInvalid(Exception):
+    """A call is not proven to come from the worker service. The sentence may be answered: it repeats no secret."""
+
+
+class SigningKeysMissing(Exception):
+    """A call cannot be verified, because this service was given no keys."""
 
 
 _KINDS: Mapping[str, type[CarillonError]] = {
@@ -104,6 +120,8 @@ _KINDS: Mapping[str, type[CarillonError]] = {
     "UNAVAILABLE": SchedulerUnavailable,
     "DEADLINE_EXCEEDED": SchedulerUnavailable,
 }
+# The code alone would not tell: gRPC has the same one for messages that are too large.
+_KINDS_BY_REASON: Mapping[str, type[CarillonError]] = {"RATE_LIMITED": RateLimited}
 
 
 def from_rpc(error: grpc.RpcError) -> CarillonError:
@@ -111,8 +129,11 @@ def from_rpc(error: grpc.RpcError) -> CarillonError:
     code: str = error.code().name
     trailing: Any = error.trailing_metadata() or ()  # pairs, of another type on each kind of channel
     details = decode(dict(trailing).get("grpc-status-details-bin"))
-    return _KINDS.get(code, CarillonError)(
-        error.details() or "the scheduler gave no reason",
+    message = error.details() or "the scheduler gave no reason"
+    todo = remedy(message) if code == "UNAVAILABLE" else ""
+    kind = _KINDS_BY_REASON.get(details.reason) or _KINDS.get(code, CarillonError)
+    return kind(
+        f"{todo} ({message})" if todo else message,
         code=code,
         reason=details.reason,
         violations=[Violation(field, description) for field, description in details.violations],

@@ -6,17 +6,20 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from carillon.channel import Connection, Tls
+from carillon.channel import Connection
 from carillon.declaration import JobOptions, check_name, grpc_target, http_target, job_spec
 from carillon.handlers import Handler, read_handler
 from carillon.registration import BackgroundRegistration, register
+from carillon.tls import Tls
 from carillon.v1 import job_pb2, registry_service_pb2
+from carillon.verification import Headers, resolve_keys, verify
 from carillon.worker import Worker
 
 if TYPE_CHECKING:
@@ -33,8 +36,11 @@ class Jobs:
     service: its id. target: the scheduler's address (default: `CARILLON_TARGET`, else `127.0.0.1:7007`).
     token: the service's token (default: `CARILLON_SERVICE_TOKEN`). base_url: where relative endpoints are found.
     generation: which deploy this is, a number that grows with each (default: `CARILLON_GENERATION`, else 0); an
-    older one than the registered is refused. tls: True, or the files to use; plain text by default.
-    concurrency: how many runs its handlers carry out at once under `async with`.
+    older one than the registered is refused. tls: True, or the files to use (default: `CARILLON_TLS...`, else none).
+    plaintext: whether the token may go to another machine without TLS (default: `CARILLON_PLAINTEXT`, else not).
+    concurrency: how many runs its handlers carry out at once under `async with`. signing_keys: the one or two keys
+    that calls to its endpoints are signed with, each `whsec_...` (default: `CARILLON_SIGNING_KEYS`, separated by
+    commas, or the file that `CARILLON_SIGNING_KEYS_FILE` names); `verify` needs them.
 
     Declaring does no I/O. `async with jobs:` registers in the background and, if there are handlers, works.
     """
@@ -48,13 +54,16 @@ class Jobs:
         base_url: str | None = None,
         generation: int | None = None,
         tls: Tls | bool | None = None,
+        plaintext: bool | None = None,
         concurrency: int = 10,
+        signing_keys: Sequence[str] | None = None,
     ) -> None:
         self.service = check_name("service", service)
-        self.connection = Connection.resolve(target, service_token=token, tls=tls)
+        self.connection = Connection.resolve(target, service_token=token, tls=tls, plaintext=plaintext)
         self._base_url = base_url
         self._generation = _generation() if generation is None else generation
         self._concurrency = concurrency
+        self._signing_keys = resolve_keys(signing_keys)
         self._specs: dict[str, job_pb2.JobSpec] = {}
         self._handlers: dict[str, Handler] = {}
         self._grpc_handlers: dict[str, Handler] = {}
@@ -112,6 +121,14 @@ class Jobs:
         Raises ValueError or TypeError with a sentence that names the job and what is wrong.
         """
         return self._declares(job_spec(name, grpc_target(name, address, tls), **options), self._grpc_handlers)
+
+    def verify(self, headers: Headers, body: bytes) -> None:
+        """Makes sure that a call to an endpoint of this service comes from the worker service, now, and unchanged.
+
+        headers: all that came with it, in whatever case. body: the bytes exactly as they came, before any parsing.
+        Raises SignatureInvalid with a sentence (answer 401), and SigningKeysMissing if the service has no keys.
+        """
+        verify(self._signing_keys, headers, body, time.time())
 
     def manifest(
         self, *, validate_only: bool = False, allow_mass_removal: bool = False

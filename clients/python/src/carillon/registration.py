@@ -8,7 +8,7 @@ import logging
 from carillon.backoff import Backoff
 from carillon.channel import Connection
 from carillon.client import Client
-from carillon.errors import CarillonError, NotAllowed, NotAuthenticated
+from carillon.errors import CarillonError, NotAllowed, NotAuthenticated, RateLimited, SchedulerUnavailable
 from carillon.v1 import registry_service_pb2
 
 _log = logging.getLogger("carillon")
@@ -32,7 +32,7 @@ class BackgroundRegistration:
     """Tries until the manifest is accepted, so that a service starts although the scheduler is down.
 
     Logs each new reason once. A refusal that only another deploy can heal ends it; wrong credentials are tried
-    again each minute. Needs a running event loop.
+    again each minute, and never sooner than the scheduler asks for. Needs a running event loop.
     """
 
     def __init__(self, connection: Connection, manifest: registry_service_pb2.RegisterJobsRequest) -> None:
@@ -60,14 +60,18 @@ class BackgroundRegistration:
                 if error.code in _FINAL:
                     raise
                 refused = isinstance(error, (NotAuthenticated, NotAllowed))
-                await asyncio.sleep(CREDENTIALS_SECONDS if refused else backoff.next())
+                # On top of what is asked for: many copies of a service were told the same.
+                wait = CREDENTIALS_SECONDS if refused else backoff.next()
+                await asyncio.sleep((error.retry_after or 0.0) + wait)
             else:
                 _log.info("registered %d jobs of %s", len(self._manifest.jobs), self._manifest.service)
                 return response
 
     def _log(self, error: CarillonError) -> None:
-        if str(error) == self._last_error:
+        # How long to wait differs each time, and is no new reason.
+        reason = error.reason if isinstance(error, RateLimited) else str(error)
+        if reason == self._last_error:
             return
-        self._last_error = str(error)
-        level = logging.WARNING if error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") else logging.ERROR
+        self._last_error = reason
+        level = logging.WARNING if isinstance(error, (SchedulerUnavailable, RateLimited)) else logging.ERROR
         _log.log(level, "the jobs of %s are not registered: %s", self._manifest.service, error)

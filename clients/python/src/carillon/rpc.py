@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from carillon.channel import Connection, Tls
+from carillon.channel import Connection
+from carillon.tls import Tls
 from carillon.v1 import (
+    audit_service_pb2_grpc,
     job_service_pb2_grpc,
     registry_service_pb2_grpc,
     run_service_pb2_grpc,
@@ -36,10 +38,12 @@ class Stubs:
         self.jobs: job_service_pb2_grpc.JobServiceStub
         self.schedules: schedule_service_pb2_grpc.ScheduleServiceStub
         self.runs: run_service_pb2_grpc.RunServiceStub
+        self.audit: audit_service_pb2_grpc.AuditServiceStub
         self.registry = registry_service_pb2_grpc.RegistryServiceStub(channel)
         self.jobs = job_service_pb2_grpc.JobServiceStub(channel)
         self.schedules = schedule_service_pb2_grpc.ScheduleServiceStub(channel)
         self.runs = run_service_pb2_grpc.RunServiceStub(channel)
+        self.audit = audit_service_pb2_grpc.AuditServiceStub(channel)
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,18 @@ class Caller(Generic[C]):
         token: str | None = None,
         service_token: str | None = None,
         tls: Tls | bool | None = None,
+        plaintext: bool | None = None,
         timeout: float = CALL_SECONDS,
         channel: C | None = None,
     ) -> None:
-        self._connection = Connection.resolve(target, service_token=service_token, jwt=token, tls=tls)
+        self._connection = Connection.resolve(
+            target,
+            service_token=service_token,
+            jwt=token,
+            tls=tls,
+            # What a channel that is given speaks is its maker's affair.
+            plaintext=plaintext if channel is None else True,
+        )
         self._timeout = timeout
         self._given = channel
         self._own: C | None = None
@@ -134,7 +146,7 @@ class Caller(Generic[C]):
     @classmethod
     def through(cls: type[Self], connection: Connection, *, timeout: float = CALL_SECONDS) -> Self:
         """A client with the address and credentials of this connection, such as `jobs.connection`."""
-        client = cls(timeout=timeout)
+        client = cls(plaintext=True, timeout=timeout)  # but for the address and credentials
         client._connection = connection
         return client
 

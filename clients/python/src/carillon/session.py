@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from carillon import results
-from carillon.channel import Connection, Tls
+from carillon.channel import Connection
 from carillon.execution import Executor
 from carillon.held import HeldAttempt, Holdings, Stop, read_assignment
 from carillon.lease import Lease
@@ -31,6 +31,7 @@ from carillon.pace import Pace
 from carillon.slots import Slots
 from carillon.stream import StreamBroke, WorkStream
 from carillon.streams import Streams
+from carillon.tls import Tls
 from carillon.v1 import work_pb2, worker_service_pb2
 from carillon.version import CLIENT
 
@@ -82,10 +83,11 @@ class WorkerSession:
         concurrency: int = 10,
         prefetch: int = 0,
         tls: Tls | bool | None = None,
+        plaintext: bool | None = None,
     ) -> None:
         if concurrency < 1 or prefetch < 0:
             raise ValueError("a worker needs a concurrency of at least 1 and a prefetch of at least 0")
-        self._connection = Connection.resolve(target, service_token=token, tls=tls)
+        self._connection = Connection.resolve(target, service_token=token, tls=tls, plaintext=plaintext)
         self._routes = {route: executor for executor in executors for route in executor.routes}
         if not self._routes:
             raise ValueError("a worker needs at least one route to serve")

@@ -39,7 +39,8 @@ class Worker:
         self._session = WorkerSession(
             target=connection.target,
             token=connection.service_token,
-            tls=connection.tls,
+            tls=connection.tls or False,
+            plaintext=True,  # it was asked when the connection was made
             executors=[self._executor],
             name=f"{jobs.service}@{socket.gethostname()}:{os.getpid()}",
             concurrency=concurrency,

@@ -1,18 +1,26 @@
-"""Carillon in Django: call `start(jobs)` in `AppConfig.ready`."""
+"""Carillon in Django: call `start(jobs)` in `AppConfig.ready`, and put `@verified(jobs)` on the views of endpoints."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import wraps
 from types import FrameType
+from typing import Any, TypeVar, cast
 
 from django.core.management import ManagementUtility
+from django.http import HttpRequest, HttpResponse
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
+from django.views.decorators.csrf import csrf_exempt
 
 from carillon.background import Background
+from carillon.errors import SignatureInvalid
 from carillon.jobs import Jobs
+
+View = TypeVar("View", bound=Callable[..., Any])
 
 SERVING_COMMANDS = frozenset({"runserver"})
 
@@ -38,6 +46,35 @@ def start(jobs: Jobs, *, commands: Collection[str] = SERVING_COMMANDS) -> Backgr
         background = _started.setdefault(jobs, Background(jobs))
         background.start()
         return background
+
+
+def verified(jobs: Jobs) -> Callable[[View], View]:
+    """A decorator for a view, async or plain, that lets only the worker service's calls through, and answers others
+    with 401. The view is exempt from Django's own check of forms (CSRF), which the worker could not pass.
+
+    The view raises SigningKeysMissing if the service has no keys.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def plain(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            return _refusal(jobs, request) or view(request, *args, **kwargs)
+
+        @wraps(view)
+        async def asynchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            return _refusal(jobs, request) or await view(request, *args, **kwargs)
+
+        return cast("View", csrf_exempt(asynchronous if inspect.iscoroutinefunction(view) else plain))
+
+    return decorate
+
+
+def _refusal(jobs: Jobs, request: HttpRequest) -> HttpResponse | None:
+    try:
+        jobs.verify(request.headers, request.body)
+    except SignatureInvalid as invalid:
+        return HttpResponse(str(invalid), status=401, content_type="text/plain")
+    return None
 
 
 def _serves(command: list[str], commands: Collection[str]) -> bool:

@@ -1,12 +1,19 @@
-"""Carillon in FastAPI and Starlette: `FastAPI(lifespan=lifespan(jobs))`. Imports neither."""
+"""Carillon in FastAPI and Starlette: `FastAPI(lifespan=lifespan(jobs))`, `Depends(verified(jobs))`.
+
+Imports neither of them, until `verified` is called.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from carillon.errors import SignatureInvalid
 from carillon.jobs import Jobs
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 App = TypeVar("App")
 State = TypeVar("State")
@@ -41,3 +48,24 @@ def lifespan(
                 yield state
 
     return while_the_app_runs
+
+
+def verified(jobs: Jobs) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that lets only the worker service's calls through, and answers others with 401:
+    `@app.post(jobs.endpoint(...), dependencies=[Depends(verified(jobs))])`. Without FastAPI, in an endpoint:
+    `await verified(jobs)(request)`.
+
+    It reads the body, which stays to be read. Raises HTTPException, and SigningKeysMissing if the service has no keys.
+    """
+
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+
+    async def verify(request: Request) -> None:
+        try:
+            jobs.verify(request.headers, await request.body())
+        except SignatureInvalid as invalid:
+            raise HTTPException(401, str(invalid)) from None
+
+    verify.__annotations__["request"] = Request  # FastAPI reads it, and could not find the name
+    return verify

@@ -38,7 +38,9 @@ class _AuditProblemEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditPro
     anew.
     """
     AUDIT_PROBLEM_NOT_SEALED: _AuditProblem.ValueType  # 5
-    """An event is not sealed although it is older than a minute: no sealer runs, or it was slipped in."""
+    """An event has waited for its seal for over a minute: no sealer runs. Or it does not even wait for one: it was slipped
+    in, or its seal was removed.
+    """
 
 class AuditProblem(_AuditProblem, metaclass=_AuditProblemEnumTypeWrapper):
     """What is wrong with a link of the chain."""
@@ -56,7 +58,9 @@ AUDIT_PROBLEM_HEAD_MISSING: AuditProblem.ValueType  # 4
 anew.
 """
 AUDIT_PROBLEM_NOT_SEALED: AuditProblem.ValueType  # 5
-"""An event is not sealed although it is older than a minute: no sealer runs, or it was slipped in."""
+"""An event has waited for its seal for over a minute: no sealer runs. Or it does not even wait for one: it was slipped
+in, or its seal was removed.
+"""
 Global___AuditProblem: _TypeAlias = AuditProblem  # noqa: Y015
 
 @_typing.final
@@ -87,7 +91,7 @@ class AuditEvent(_message.Message):
     resource: _builtins.str
     """To what: a resource name, such as `services/email-service/jobs/weekly-digest`."""
     tenant: _builtins.str
-    """The tenant whose thing it is; empty for what belongs to none."""
+    """The tenant whose thing it is; empty for what belongs to none, and for a call that was for several."""
     request_id: _builtins.str
     """The caller's `x-request-id`, or one that was made for the call."""
     address: _builtins.str

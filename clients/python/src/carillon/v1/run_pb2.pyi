@@ -370,7 +370,9 @@ class RunError(_message.Message):
     code: _builtins.str
     """A short code: `HANDLER_ERROR`, `HTTP_STATUS`, `HTTP_UNREACHABLE`, `GRPC_STATUS`, `GRPC_REFUSED`,
     `ATTEMPT_TIMEOUT`, `RUN_TIMEOUT`, `WORKER_LOST`, `CANCELLED`, `OVERLAP`, `BAD_PAYLOAD`, `BAD_RESULT`,
-    `JOB_REMOVED`, or one that a service chose. `BAD_PAYLOAD`, `BAD_RESULT` and `GRPC_REFUSED` are not tried again.
+    `JOB_REMOVED`, `TARGET_NOT_ALLOWED` (the worker's settings do not allow the call), `SIGNING_KEY_MISSING` (they
+    demand a signature, and have no key), or one that a service chose. `TARGET_NOT_ALLOWED`, `SIGNING_KEY_MISSING`,
+    `BAD_PAYLOAD`, `BAD_RESULT` and `GRPC_REFUSED` are not tried again.
     """
     message: _builtins.str
     """One sentence for people. At most 4 KiB."""

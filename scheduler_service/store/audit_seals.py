@@ -1,0 +1,180 @@
+"""The chain over the audit trail: sealing what is committed, and reading it back for whoever verifies it.
+
+Events take their ids when they are made and can be seen when they are committed, so that an id may turn up after a
+later one is sealed. Hence a queue of what has no seal yet, written with the event; the order of the chain is that of
+sealing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import TupleRow
+from sqlalchemy import text
+
+from scheduler_service.domain import audit_chain
+from scheduler_service.domain.audit_chain import EMPTY, LONGEST_UNSEALED, Head, Link
+from scheduler_service.store import arrays
+from scheduler_service.store.database import Transaction
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+BATCH = 5_000
+"""Events that one transaction seals."""
+CAP = 100_000
+"""How many unsealed events are counted for operators. The figure then means: so many or more."""
+
+_ROWS_AT_A_TIME = 500
+_TIME: LiteralString = "(extract(epoch from {}) * 1000000)::bigint::text"
+_TEXTS: LiteralString = (
+    f"e.event_id::text, {_TIME.format('e.event_at')}, e.principal, e.action, e.resource, e.tenant_id,"
+    " e.before::text, e.after::text, e.request_id, e.address"
+)
+
+_ALONE: LiteralString = "select pg_try_advisory_xact_lock(hashtextextended('carillon.audit_seals', 0))"
+_LAST: LiteralString = "select position, hash, sealed_at from carillon.audit_seals order by position desc limit 1"
+_NOW: LiteralString = f"select n, {_TIME.format('n')} from clock_timestamp() n"
+# What has a seal already is no part of it: a row in the queue twice must not stop the chain.
+_WAITING: LiteralString = f"""
+select e.event_id, {_TEXTS}
+from carillon.audit_unsealed q join carillon.audit_events e using (event_id)
+where not exists (select from carillon.audit_seals s where s.event_id = q.event_id)
+order by q.event_id limit %(limit)s"""
+_SEAL: LiteralString = """
+insert into carillon.audit_seals (position, event_id, hash, sealed_at)
+select %(after)s + place, event_id, hash, %(now)s
+from unnest(%(event_ids)s::bigint[], %(hashes)s::bytea[]) with ordinality as sealed (event_id, hash, place)"""
+_FORGET: LiteralString = """
+delete from carillon.audit_unsealed q
+where q.event_id <= %(upto)s and exists (select from carillon.audit_seals s where s.event_id = q.event_id)"""
+
+
+async def seal(connection: Connection, *, limit: int = BATCH) -> int:
+    """Seals the first events that wait for it, in one transaction; answers how many. None while another replica is at
+    it."""
+    async with connection.transaction():
+        if await (await connection.execute(_ALONE)).fetchone() != (True,):
+            return 0
+        # From here on each statement sees what the one before us committed.
+        last = await (await connection.execute(_LAST)).fetchone()
+        now, sealing_time = await _one(connection, _NOW)
+        sealed: list[tuple[int, bytes]] = []
+        after, chained = (last[0], last[1]) if last else (0, b"")
+        # Row by row: the documents of a batch may be large together.
+        async with connection.cursor() as waiting:
+            async for event_id, *texts in waiting.stream(_WAITING, {"limit": limit}):
+                chained = audit_chain.seal(chained, after + len(sealed) + 1, sealing_time, texts)
+                sealed.append((event_id, chained))
+        if not sealed:
+            return 0
+        event_ids = arrays.plain(event_id for event_id, _ in sealed)
+        hashes = [each for _, each in sealed]
+        await connection.execute(_SEAL, {"after": after, "event_ids": event_ids, "hashes": hashes, "now": now})
+        await connection.execute(_FORGET, {"upto": sealed[-1][0]})
+    return len(sealed)
+
+
+async def _one(connection: Connection, query: LiteralString) -> TupleRow:
+    row = await (await connection.execute(query)).fetchone()
+    assert row is not None
+    return row
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far the chain is. `oldest`: for how many seconds the first unsealed event has waited; 0 if none does."""
+
+    position: int
+    unsealed: int
+    oldest: float
+
+
+_STANDING: LiteralString = """
+select
+  coalesce((select position from carillon.audit_seals order by position desc limit 1), 0),
+  (select count(*) from (select from carillon.audit_unsealed limit %(cap)s) waiting),
+  coalesce((select extract(epoch from clock_timestamp() - e.event_at)::float8
+            from carillon.audit_unsealed q join carillon.audit_events e using (event_id)
+            order by q.event_id limit 1), 0)"""
+
+
+async def standing(connection: Connection) -> Standing:
+    """How far the chain is at this moment."""
+    row = await (await connection.execute(_STANDING, {"cap": CAP})).fetchone()
+    assert row is not None
+    position, unsealed, oldest = row
+    return Standing(position, unsealed, max(0.0, oldest))
+
+
+_HEAD = text(_LAST)
+_HASHES = text("select position, hash from carillon.audit_seals where position = any(:positions)")
+_UNSEALED = text("select count(*) from carillon.audit_unsealed")
+_LINKS: LiteralString = f"""
+select s.position, s.event_id, s.hash, s.sealed_at, {_TIME.format("s.sealed_at")}, e.event_id is not null, {_TEXTS}
+from carillon.audit_seals s left join carillon.audit_events e using (event_id)
+where s.position > :after order by s.position limit :limit"""
+_EVENT_AT = text("select event_id from carillon.audit_seals where position = :position")
+_NOT_SEALED = text("""
+select e.event_id, q.event_id is not null as queued
+from carillon.audit_events e left join carillon.audit_unsealed q using (event_id)
+where (cast(:after as bigint) is null or e.event_id > :after) and (cast(:upto as bigint) is null or e.event_id <= :upto)
+  and not exists (select from carillon.audit_seals s where s.event_id = e.event_id)
+  and (q.event_id is null or e.event_at < :now - cast(:longest as interval))
+order by e.event_id limit 1""")
+_GONE = text("""
+select min(q.event_id) from carillon.audit_unsealed q
+where not exists (select from carillon.audit_events e where e.event_id = q.event_id)
+  and not exists (select from carillon.audit_seals s where s.event_id = q.event_id)""")
+
+
+async def head(tx: Transaction) -> Head:
+    """The end of the chain."""
+    row = (await tx.connection.execute(_HEAD)).one_or_none()
+    return EMPTY if row is None else Head(row.position, bytes(row.hash), row.sealed_at)
+
+
+async def hashes_at(tx: Transaction, positions: Iterable[int]) -> Mapping[int, bytes]:
+    """The hashes of the seals at those of these positions that are there."""
+    rows = await tx.connection.execute(_HASHES, {"positions": list(positions)})
+    return {row.position: bytes(row.hash) for row in rows}
+
+
+async def count_unsealed(tx: Transaction) -> int:
+    counted: int = (await tx.connection.execute(_UNSEALED)).scalar_one()
+    return counted
+
+
+@asynccontextmanager
+async def links(tx: Transaction, after: int, limit: int) -> AsyncIterator[AsyncIterator[Link]]:
+    """Up to so many links of the chain after a position, read a few hundred at a time."""
+    bit_by_bit = text(_LINKS).execution_options(yield_per=_ROWS_AT_A_TIME)
+    async with tx.connection.stream(bit_by_bit, {"after": after, "limit": limit}) as rows:
+        yield (_link(*row) async for row in rows)
+
+
+def _link(position: int, event_id: int, hashed: Any, sealed_at: Any, time: str, is_there: bool, *event: Any) -> Link:
+    return Link(position, event_id, bytes(hashed), sealed_at, time, event if is_there else None)
+
+
+async def first_not_sealed(tx: Transaction, after: int | None, upto: int | None) -> tuple[int, bool] | None:
+    """The first event in a range of ids `(after, upto]` (None: without an end) that has no seal and should: it has
+    waited for too long, or does not even wait. And whether it waits."""
+    values = {"after": after, "upto": upto, "now": tx.now, "longest": LONGEST_UNSEALED}
+    row = (await tx.connection.execute(_NOT_SEALED, values)).one_or_none()
+    return None if row is None else (row.event_id, row.queued)
+
+
+async def event_at(tx: Transaction, position: int) -> int | None:
+    """The event that is sealed at a position."""
+    found: int | None = (await tx.connection.execute(_EVENT_AT, {"position": position})).scalar_one_or_none()
+    return found
+
+
+async def first_gone_before_sealing(tx: Transaction) -> int | None:
+    """The first that waits for its seal and is no event any more."""
+    found: int | None = (await tx.connection.execute(_GONE)).scalar_one()
+    return found

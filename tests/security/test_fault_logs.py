@@ -1,0 +1,40 @@
+"""The log of a fault says where it was, and no value that was at hand there."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from operations.logs import configure
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_the_log_of_a_fault_has_no_local_variables(
+    restored_logging: None, capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    def fail(token: str) -> None:
+        raise RuntimeError(f"with a token of {len(token)} characters")
+
+    configure(log_format, "info")
+    token = secrets.token_urlsafe(32)
+    try:
+        fail(token)
+    except RuntimeError:
+        structlog.get_logger("tests").exception("call failed")
+    logged = capsys.readouterr().out
+    assert "with a token of 43 characters" in logged
+    assert "test_fault_logs.py" in logged
+    assert token not in logged
