@@ -55,7 +55,8 @@ What `import carillon` reads where the program does not say it.
 | `CARILLON_TARGET` | `127.0.0.1:7007` | The scheduler's gRPC address. |
 | `CARILLON_TLS` |  | `true`: TLS, with the public authorities. Not needed beside a file below. |
 | `CARILLON_TLS_CA_FILE` |  | PEM: the authorities to trust instead. |
-| `CARILLON_TLS_CERTIFICATE_FILE`, `CARILLON_TLS_KEY_FILE` |  | PEM: the client's own, for the scheduler's mTLS port. |
+| `CARILLON_TLS_CERTIFICATE_FILE` |  | PEM: the client's own certificate, for the scheduler's mTLS port. |
+| `CARILLON_TLS_KEY_FILE` |  | PEM: its key. |
 | `CARILLON_PLAINTEXT` | `false` | Allows to send the token beyond loopback without TLS, where a mesh or a proxy \
 brings it. |
 | `CARILLON_SERVICE_TOKEN` |  | The service's token, `id.secret`. |

@@ -12,6 +12,10 @@ from structlog.typing import Processor
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
+# Where gRPC's Python layer logs, whole, metadata that is not UTF-8: a damaged credential among them.
+_GRPC_METADATA = logging.getLogger("grpc._cython.cygrpc")
+
+
 def configure(log_format: str, level: str) -> None:
     """Sends everything that is logged, through structlog or the standard library, to stdout in one format."""
     shared: list[Processor] = [
@@ -41,6 +45,13 @@ def configure(log_format: str, level: str) -> None:
     )
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level.upper())
+    _GRPC_METADATA.addFilter(_without_value)
+
+
+def _without_value(record: logging.LogRecord) -> bool:
+    if str(record.msg).startswith("Invalid encoding on"):
+        record.args = ("metadata that is not shown",)
+    return True
 
 
 def _rendering(log_format: str) -> list[Processor]:

@@ -38,3 +38,15 @@ def test_the_log_of_a_fault_has_no_local_variables(
     assert "with a token of 43 characters" in logged
     assert "test_fault_logs.py" in logged
     assert token not in logged
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_metadata_that_is_no_text_is_not_logged(
+    restored_logging: None, capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure(log_format, "info")
+    # As gRPC's Python layer words it.
+    logging.getLogger("grpc._cython.cygrpc").warning("Invalid encoding on %s", b"Bearer \xff-a-damaged-token")
+    logged = capsys.readouterr().out
+    assert "Invalid encoding on metadata that is not shown" in logged
+    assert "damaged" not in logged

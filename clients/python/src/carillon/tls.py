@@ -54,8 +54,9 @@ def tls_of_environment() -> Tls | bool | None:
     """`CARILLON_TLS_CA_FILE`, `CARILLON_TLS_CERTIFICATE_FILE`, `CARILLON_TLS_KEY_FILE`, or `CARILLON_TLS=true`; None if
     none is set. Raises ValueError if they contradict each other."""
     wanted = flag_of_environment("CARILLON_TLS")
-    names = ("CARILLON_TLS_CA_FILE", "CARILLON_TLS_CERTIFICATE_FILE", "CARILLON_TLS_KEY_FILE")
-    ca, cert, key = (os.environ.get(name) or None for name in names)
+    ca = os.environ.get("CARILLON_TLS_CA_FILE") or None
+    cert = os.environ.get("CARILLON_TLS_CERTIFICATE_FILE") or None
+    key = os.environ.get("CARILLON_TLS_KEY_FILE") or None
     if not (ca or cert or key):
         return wanted
     if wanted is False:
