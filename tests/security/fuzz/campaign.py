@@ -15,8 +15,9 @@ import grpc
 import psutil
 from carillon.v1 import job_pb2, job_service_pb2, registry_service_pb2, schedule_pb2, schedule_service_pb2
 
+from local_stack.ports import LOCALHOST
 from tests.conftest import DatabaseUrls
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, fetch
 from tests.security.calling import Answer, ask
 from tests.security.fuzz.wire import TELLS_TOO_MUCH, Metadata, OddCalls, OddConnections
 from tests.security.world import bearer
@@ -41,6 +42,7 @@ _MEGABYTE = 1 << 20
 _FAULT = re.compile(rb'"call failed"|Segmentation|Fatal Python|ASSERTION FAILED|Check failed')
 # What the library makes up for a stream that the server had ended before its first batch was sent.
 _OUR_SIDE = "Internal error from Core"
+_ENDED_BADLY = re.compile(r'carillon_rpc_seconds_count\{.*code="(INTERNAL|UNKNOWN)"')
 _SETTINGS: dict[str, Any] = {
     "registrations_per_minute": 1_000_000,
     "triggers_per_second": 1_000_000,
@@ -103,6 +105,7 @@ class Campaign:
             before = process.memory_info().rss
             await self._some(channel, scheduler.port, calls - self.report.requests)
             await self._check_that_it_serves(channel)
+        await self._count_faults(scheduler.metrics_port)
         try:
             self.report.grown = (process.memory_info().rss - before) / _MEGABYTE
         except psutil.NoSuchProcess:
@@ -166,6 +169,16 @@ class Campaign:
         if answer.code is not grpc.StatusCode.OK:
             self.report.crashes += 1
             self.report.faults.append(f"afterwards it answers {answer.code.name} {answer.details}")
+
+    async def _count_faults(self, metrics_port: int) -> None:
+        """What the scheduler itself says of how its calls ended: the client's library words some of its own troubles
+        like a server's."""
+        _, metrics = await fetch(f"http://{LOCALHOST}:{metrics_port}/metrics")
+        assert "carillon_rpc_seconds_count" in metrics
+        for line in metrics.splitlines():
+            if _ENDED_BADLY.match(line) and float(line.rpartition(" ")[2]):
+                self.report.internal += 1
+                self.report.faults.append(f"the metrics: {line}")
 
 
 async def fuzz(
