@@ -98,9 +98,17 @@ ALERTS = (
     ("carillon_ready == 0", "for 1 minute: the replica cannot reach the database, or the schema does not fit."),
     ("carillon_loop_idle_seconds > 30", "for 1 minute: a loop of the replica is stuck; its log says why."),
     (
-        "carillon_audit_oldest_unsealed_seconds > 60",
-        "no scheduler seals the audit trail; the log of loop `sealer` says why. Until it goes on, changes of its newest"
-        " events cannot be found.",
+        "carillon_audit_oldest_unsealed_seconds > 60 or absent(carillon_audit_oldest_unsealed_seconds)",
+        "for 1 minute: no scheduler seals the audit trail, or nobody knows; the log of loop `sealer` says why. Until it"
+        " goes on, changes of its newest events cannot be found.",
+    ),
+    (
+        'increase(carillon_loop_failures_total{loop="sealer"}[10m]) > 5',
+        "sealing the audit trail fails again and again; the log of loop `sealer` says why.",
+    ),
+    (
+        "carillon_audit_set_aside > 0",
+        "an event of the audit trail cannot be sealed; the log has its id. The others are sealed without it.",
     ),
     (
         "increase(carillon_sessions_lost_total[10m]) > 0",

@@ -192,6 +192,10 @@ class EmbeddedPostgres:
             return True
         return False
 
+    def shut_out_public(self, name: str) -> None:
+        """Leaves a database to those who were granted it. Whoever else may log in could take its advisory locks."""
+        self._administer(sql.SQL("revoke connect, temporary on database {} from public").format(sql.Identifier(name)))
+
     def drop_database(self, name: str) -> None:
         """Drops a database if it is there; its connections are cut."""
         self._administer(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))

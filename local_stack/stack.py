@@ -108,7 +108,7 @@ def _require_reachable(migration_url: str) -> None:
 
 
 class Stack:
-    """Started and stopped as one. `home` holds data, logs and secrets."""
+    """Started and stopped as one. `home` holds data, logs and secrets. `urls`: of its database, once it is started."""
 
     def __init__(self, home: Path, ports: Ports, urls: DatabaseUrls | None = None) -> None:
         self.home = home
@@ -116,7 +116,7 @@ class Stack:
         self.secrets: Secrets = kept_secrets(home / "secrets.json")
         self.processes = Processes(home / "logs")
         self.postgres = None if urls else EmbeddedPostgres(home / "postgres")
-        self._urls = urls
+        self.urls = urls
 
     @property
     def target(self) -> str:
@@ -134,9 +134,10 @@ class Stack:
     async def start(self) -> None:
         """Returns once the services answer. Whoever calls it stops the stack, also if this fails."""
         ports, secrets = self.ports, self.secrets
+        self.urls = await self._database_urls()
         await start_scheduler(
             self.processes,
-            await self._database_urls(),
+            self.urls,
             ports.scheduler,
             ports.scheduler_metrics,
             {
@@ -160,8 +161,8 @@ class Stack:
 
     async def _database_urls(self) -> DatabaseUrls:
         if self.postgres is None:
-            assert self._urls is not None
-            return self._urls
+            assert self.urls is not None
+            return self.urls
         passwords = (self.secrets.api_password, self.secrets.engine_password)
         return await asyncio.to_thread(embedded_urls, self.postgres, *passwords)
 
@@ -203,9 +204,10 @@ class Stack:
 
 
 def embedded_urls(postgres: EmbeddedPostgres, api_password: str, engine_password: str) -> DatabaseUrls:
-    """Starts PostgreSQL, with a database for the scheduler; its roles come with the migration."""
+    """Starts PostgreSQL, with a database for the scheduler alone; its roles come with the migration."""
     postgres.start()
     postgres.create_database("carillon")
+    postgres.shut_out_public("carillon")
     return DatabaseUrls(
         api=postgres.url("carillon_api", api_password),
         engine=postgres.url("carillon_engine", engine_password),

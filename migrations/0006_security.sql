@@ -1,10 +1,26 @@
 -- Who calls, and who changed what: service tokens, users, and the audit trail. What never changes, and what people ask.
 do $migration$
 declare
+  -- What never changes.
+  records constant text[] := array['runs', 'attempts', 'items', 'gaps', 'remedies', 'schedule_revisions',
+    'job_changes', 'audit_events', 'audit_seals'];
+  give_up_at constant timestamptz := clock_timestamp() + interval '0.9 s';
   unchanging regclass;
 begin
   if exists (select from carillon.migrations where number = 6) then return; end if;
   set local role carillon_owner;
+
+  -- First of all, and within 0.9 s together: whoever comes meanwhile waits behind us, and where a run's completion and
+  -- we wait for each other, it is us who give way (deadlock_timeout is 1 s).
+  for unchanging in
+    select c.oid::regclass from pg_class c left join pg_inherits i on i.inhrelid = c.oid
+      join pg_class p on p.oid = coalesce(i.inhparent, c.oid)
+    where c.relkind in ('r', 'p') and p.relnamespace = 'carillon'::regnamespace and p.relname = any (records)
+  loop
+    perform set_config('lock_timeout', greatest(1, ceil(1000 * extract(epoch from
+      give_up_at - clock_timestamp())))::text, true);
+    execute format('lock table only %s in share row exclusive mode', unchanging);
+  end loop;
 
   create table carillon.service_tokens (
     token_id text primary key check (token_id ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
@@ -44,15 +60,18 @@ begin
 
   create table carillon.audit_events (
     event_id bigint generated always as identity primary key,
-    event_at timestamptz not null,
+    event_at timestamptz not null default clock_timestamp() check (isfinite(event_at)),
     principal text not null,
     action text not null,
     resource text not null,
     tenant_id text not null default '',
-    before jsonb,
-    after jsonb,
+    before jsonb check (octet_length(before::text) <= 8388608),
+    after jsonb check (octet_length(after::text) <= 8388608),
     request_id text not null,
-    address text not null
+    address text not null,
+    -- The sealer reads every event whole. The scheduler's own stay far below.
+    constraint audit_events_texts_check check (octet_length(principal) + octet_length(action) + octet_length(resource)
+      + octet_length(tenant_id) + octet_length(request_id) + octet_length(address) <= 65536)
   );
   comment on table carillon.audit_events is
     'Every change by anyone, written in the change''s own transaction. Append-only.';
@@ -63,7 +82,7 @@ begin
   create index audit_events_by_time on carillon.audit_events using brin (event_at) with (autosummarize = on);
 
   -- Its rows stay for a second: what they leave behind is swept up soon, since each look would wade through it.
-  create table carillon.audit_unsealed (event_id bigint primary key)
+  create table carillon.audit_unsealed (event_id bigint primary key references carillon.audit_events)
     with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
   comment on table carillon.audit_unsealed is
     'Events that wait for their seal. A trigger adds them with the event; the sealer takes them away with the seal.';
@@ -86,13 +105,15 @@ begin
   $function$;
   create trigger audit_events_are_queued after insert on carillon.audit_events
     referencing new table as added for each statement execute function carillon.queue_audit_events();
+  -- Also where a session says session_replication_role = replica.
+  alter table carillon.audit_events enable always trigger audit_events_are_queued;
 
-  -- What never changes.
   create function carillon.refuse_change() returns trigger language plpgsql
     set search_path = pg_catalog, pg_temp as $function$
   begin
-    -- Nobody logs in as carillon_retention: only clear_payloads acts as it.
-    if current_user = 'carillon_retention' and tg_op <> 'TRUNCATE' then return null; end if;
+    -- Only clear_payloads acts as carillon_retention. Whoever becomes it, as a superuser can, has said so to the session.
+    if current_user = 'carillon_retention' and session_user <> 'carillon_retention'
+      and current_setting('role') <> 'carillon_retention' and tg_op <> 'TRUNCATE' then return null; end if;
     raise exception 'carillon.% is a record of what happened: its rows are never changed or removed', tg_table_name
       using errcode = 'insufficient_privilege', hint = 'Aged months go by carillon.drop_partitions(older_than), '
         'aged payloads by carillon.clear_payloads(job, before).';
@@ -100,13 +121,13 @@ begin
   $function$;
   for unchanging in
     select c.oid::regclass from pg_class c left join pg_inherits i on i.inhrelid = c.oid
-    where c.relkind in ('r', 'p') and coalesce(i.inhparent, c.oid) = any (array['carillon.runs', 'carillon.attempts',
-      'carillon.items', 'carillon.gaps', 'carillon.remedies', 'carillon.schedule_revisions', 'carillon.job_changes',
-      'carillon.audit_events', 'carillon.audit_seals']::regclass[])
+      join pg_class p on p.oid = coalesce(i.inhparent, c.oid)
+    where c.relkind in ('r', 'p') and p.relnamespace = 'carillon'::regnamespace and p.relname = any (records)
   loop
     -- For each statement, so that it speaks up also where policies hide the rows, as from the owner.
     execute format('create trigger never_change before update or delete or truncate on %s'
       ' for each statement execute function carillon.refuse_change()', unchanging);
+    execute format('alter table %s enable always trigger never_change', unchanging);
   end loop;
 
   create or replace function carillon.create_partitions(months_ahead integer default 3) returns integer
@@ -133,6 +154,7 @@ begin
         execute format('alter table carillon.%I enable row level security, force row level security', partition);
         execute format('create trigger never_change before update or delete or truncate on carillon.%I'
           ' for each statement execute function carillon.refuse_change()', partition);
+        execute format('alter table carillon.%I enable always trigger never_change', partition);
         execute format('alter table carillon.%I attach partition carillon.%I for values from (%L) to (%L)',
           parent, partition, carillon.id_floor(month at time zone 'UTC'),
           carillon.id_floor((month + interval '1 month') at time zone 'UTC'));
@@ -146,8 +168,8 @@ begin
 
   create function carillon.record_as_login(action text, resource text, before jsonb) returns void
     language sql set search_path = pg_catalog, pg_temp as $function$
-    insert into carillon.audit_events (event_at, principal, action, resource, before, request_id, address)
-    values (clock_timestamp(), 'role:' || session_user, action, resource, before, gen_random_uuid()::text,
+    insert into carillon.audit_events (principal, action, resource, before, request_id, address)
+    values ('role:' || session_user, action, resource, before, gen_random_uuid()::text,
             coalesce(host(inet_client_addr()), 'local'))
   $function$;
   comment on function carillon.record_as_login is
@@ -160,6 +182,8 @@ begin
     -- The month before this one is still written to: catch-up reaches back to its beginning.
     horizon timestamp := least(now() at time zone 'UTC' - older_than,
                                date_trunc('month', now() at time zone 'UTC') - interval '1 month');
+    records constant regclass[] := array['carillon.runs', 'carillon.attempts', 'carillon.items'];
+    readers text[];
     month timestamp;
     partition text;
     dropped text[];
@@ -169,10 +193,22 @@ begin
         using errcode = 'invalid_parameter_value';
     end if;
     if not pg_try_advisory_xact_lock(hashtext('carillon.drop_partitions')) then return 0; end if;
+    -- Whoever reads for long would have everyone wait behind us in vain.
+    select array_agg(l.virtualtransaction) into readers from pg_locks l join pg_database d on d.oid = l.database
+      where d.datname = current_database() and l.relation = any (records) and l.pid <> pg_backend_pid();
+    if readers is not null then
+      perform pg_sleep(0.5);
+      if exists (select from pg_locks l join pg_database d on d.oid = l.database
+                 where d.datname = current_database() and l.relation = any (records)
+                   and l.virtualtransaction = any (readers)) then
+        raise exception 'somebody has been reading the records for half a second'
+          using errcode = 'lock_not_available';
+      end if;
+    end if;
     for month in
       select distinct to_date(right(c.relname, 7), 'YYYY_MM')::timestamp
       from pg_inherits i join pg_class c on c.oid = i.inhrelid
-      where i.inhparent in ('carillon.runs'::regclass, 'carillon.attempts'::regclass, 'carillon.items'::regclass)
+      where i.inhparent = any (records)
         and c.relkind = 'r' and to_date(right(c.relname, 7), 'YYYY_MM') + interval '1 month' <= horizon
       order by 1
     loop
@@ -260,6 +296,18 @@ begin
   comment on function carillon.job_named is
     'The one job of that name (service/job, or job alone) among those that the caller sees.';
 
+  create function carillon.rows_asked_for(name text, rows integer) returns bigint language plpgsql immutable
+    set search_path = pg_catalog, pg_temp as $function$
+  begin
+    if rows is null or rows < 0 then
+      raise exception '"%" is % and must be 0 or more', name, coalesce(rows::text, 'null')
+        using errcode = 'invalid_parameter_value';
+    end if;
+    return rows;
+  end
+  $function$;
+  comment on function carillon.rows_asked_for is 'A number of rows that somebody asked for, if there can be so many.';
+
   create function carillon.get_job_execution_history(job text, "limit" integer default 50, "offset" integer default 0)
     returns table (id uuid, job_name text, status text, started_at timestamptz, completed_at timestamptz,
       duration_ms bigint, items_processed bigint, items_succeeded bigint, items_failed bigint, error_message text,
@@ -274,12 +322,14 @@ begin
       (select e.run_id, e.state::text, e.started_at, e.finished_at, e.duration, e.items_processed, e.items_succeeded,
          e.items_failed, e.error, e.trigger, e.triggered_by, e.metadata
        from carillon.runs e where e.job_id = j.job_id
-       order by e.run_id desc limit get_job_execution_history."limit" + get_job_execution_history."offset")
+       order by e.run_id desc limit carillon.rows_asked_for('limit', get_job_execution_history."limit")
+         + carillon.rows_asked_for('offset', get_job_execution_history."offset"))
       union all
       select l.run_id, case when l.claim_id is null then 'PENDING' else 'RUNNING' end, l.first_started_at, null, null,
         null, null, null, l.last_error, l.trigger, l.triggered_by, '{}'
       from carillon.live_runs l where l.job_id = j.job_id) r
-    order by r.run_id desc limit get_job_execution_history."limit" offset get_job_execution_history."offset"
+    order by r.run_id desc limit carillon.rows_asked_for('limit', get_job_execution_history."limit")
+      offset carillon.rows_asked_for('offset', get_job_execution_history."offset")
   $function$;
   comment on function carillon.get_job_execution_history is
     'Runs of a job (service/job, or job alone where that is one), newest first, those that have not ended too. "limit": how many; "offset": how many newer ones to leave out.';

@@ -10,46 +10,69 @@
 -- caller for any of them. A caller's kind is asked in a sub-select, so that it is asked once and not for each row.
 do $migration$
 declare
-  role_name text;
+  tables constant text[] := array['migrations', 'alembic_version', 'services', 'jobs', 'job_changes', 'schedules',
+    'schedule_revisions', 'gaps', 'remedies', 'backfills', 'tenants', 'requests', 'sessions', 'live_runs', 'runs',
+    'attempts', 'items', 'run_keys', 'job_stats', 'time_zone_rules', 'service_tokens', 'users', 'audit_events',
+    'audit_unsealed', 'audit_seals'];
+  views constant text[] := array['job_status', 'failed_runs', 'waiting_runs'];
+  functions constant text[] := array['caller_is', 'caller_service', 'caller_tenant', 'caller_jobs', 'id_floor',
+    'count_ended_runs', 'queue_audit_events', 'refuse_change', 'create_partitions', 'drop_partitions',
+    'clear_payloads', 'record_as_login', 'job_named', 'rows_asked_for', 'get_job_execution_history',
+    'get_job_execution_stats'];
+  give_up_at constant timestamptz := clock_timestamp() + interval '0.9 s';
+  migrator text;
+  own regclass;
+  own_function regprocedure;
   earlier record;
 begin
   if exists (select from carillon.migrations where number = 7) then return; end if;
-
-  -- carillon_auditor: people read, through a login that is a member. carillon_backup: pg_dump --role.
-  -- carillon_retention: owns clear_payloads; nobody is a member.
-  set local role none;
-  foreach role_name in array array['carillon_auditor', 'carillon_backup', 'carillon_retention'] loop
-    begin
-      execute format('create role %I nologin', role_name);
-    exception when duplicate_object or unique_violation then
-      null; -- roles belong to the whole server: another database made it
-    end;
-  end loop;
-  begin
-    if not (select rolbypassrls from pg_roles where rolname = 'carillon_backup') then
-      alter role carillon_backup bypassrls;
-    end if;
-  exception when insufficient_privilege then
-    raise notice 'carillon_backup cannot make backups before a superuser runs: alter role carillon_backup bypassrls';
-  end;
   set local role carillon_owner;
 
-  for earlier in select tablename, policyname from pg_policies where schemaname = 'carillon' loop
+  -- First of all, and within 0.9 s together: whoever comes meanwhile waits behind us, and where a run's completion and
+  -- we wait for each other, it is us who give way (deadlock_timeout is 1 s).
+  for own in select c.oid::regclass from pg_class c
+    where c.relnamespace = 'carillon'::regnamespace and c.relkind in ('r', 'p') and c.relname = any (tables)
+  loop
+    perform set_config('lock_timeout', greatest(1, ceil(1000 * extract(epoch from
+      give_up_at - clock_timestamp())))::text, true);
+    execute format('lock table only %s in access exclusive mode', own);
+  end loop;
+
+  for earlier in select tablename, policyname from pg_policies
+    where schemaname = 'carillon' and tablename = any (tables)
+  loop
     execute format('drop policy %I on carillon.%I', earlier.policyname, earlier.tablename);
   end loop;
-  revoke all on all tables in schema carillon from carillon_engine, carillon_api;
-  revoke all on all sequences in schema carillon from carillon_engine, carillon_api;
-  revoke all on all functions in schema carillon from public, carillon_engine, carillon_api;
+  -- Only of what is Carillon's own: something of others' in the schema is let be. Backups read everything; row level
+  -- security is passed by the role's attribute.
+  for own in select c.oid::regclass from pg_class c left join pg_inherits i on i.inhrelid = c.oid
+      left join pg_class p on p.oid = i.inhparent
+    where c.relnamespace = 'carillon'::regnamespace and c.relkind in ('r', 'p', 'v')
+      and coalesce(p.relname, c.relname) = any (tables || views)
+  loop
+    execute format('revoke all on %s from carillon_engine, carillon_api', own);
+    execute format('grant select on %s to carillon_backup', own);
+  end loop;
+  for own in select d.objid::regclass from pg_depend d join pg_class s on s.oid = d.objid and s.relkind = 'S'
+    where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.deptype = 'i'
+      and d.refobjid in (select c.oid from pg_class c
+        where c.relnamespace = 'carillon'::regnamespace and c.relname = any (tables))
+    union all select 'carillon.claim_ids'::regclass
+  loop
+    execute format('revoke all on sequence %s from carillon_engine, carillon_api', own);
+    execute format('grant select on sequence %s to carillon_backup', own);
+  end loop;
+  alter default privileges in schema carillon grant select on tables to carillon_backup;
+  alter default privileges in schema carillon grant select on sequences to carillon_backup;
+  for own_function in select p.oid::regprocedure from pg_proc p
+    where p.pronamespace = 'carillon'::regnamespace and p.proname = any (functions)
+  loop
+    execute format('revoke all on function %s from public, carillon_engine, carillon_api', own_function);
+  end loop;
 
   grant usage on schema carillon to carillon_engine, carillon_api, carillon_auditor, carillon_backup,
     carillon_retention;
   grant usage on sequence carillon.claim_ids to carillon_engine;
-
-  -- Backups read everything, months to come too. Row level security is passed by the role's attribute.
-  grant select on all tables in schema carillon to carillon_backup;
-  grant select on all sequences in schema carillon to carillon_backup;
-  alter default privileges in schema carillon grant select on tables to carillon_backup;
-  alter default privileges in schema carillon grant select on sequences to carillon_backup;
 
   -- Functions. Triggers' own need no grant.
   grant execute on function carillon.id_floor to carillon_engine, carillon_api, carillon_auditor, carillon_retention;
@@ -58,8 +81,8 @@ begin
   grant execute on function carillon.create_partitions, carillon.drop_partitions, carillon.clear_payloads
     to carillon_engine;
   grant execute on function carillon.record_as_login to carillon_retention;
-  grant execute on function carillon.job_named, carillon.get_job_execution_history, carillon.get_job_execution_stats
-    to carillon_auditor;
+  grant execute on function carillon.job_named, carillon.rows_asked_for, carillon.get_job_execution_history,
+    carillon.get_job_execution_stats to carillon_auditor;
   grant select on carillon.job_status, carillon.failed_runs, carillon.waiting_runs to carillon_auditor;
 
   grant select on carillon.migrations to carillon_engine, carillon_api, carillon_auditor;
@@ -578,9 +601,12 @@ begin
   comment on policy users_select_auditor on carillon.users is 'Auditors read every user.';
 
   alter table carillon.audit_events enable row level security, force row level security;
-  grant select, insert on carillon.audit_events to carillon_engine, carillon_api;
+  -- Its id and its time are the database's to say.
+  grant select, insert (principal, action, resource, tenant_id, before, after, request_id, address)
+    on carillon.audit_events to carillon_engine, carillon_api;
   grant select on carillon.audit_events to carillon_auditor;
-  grant insert on carillon.audit_events to carillon_retention;
+  grant insert (principal, action, resource, before, request_id, address) on carillon.audit_events
+    to carillon_retention;
   create policy audit_events_select_engine on carillon.audit_events for select to carillon_engine using (true);
   comment on policy audit_events_select_engine on carillon.audit_events is 'The engine''s sealer reads events.';
   create policy audit_events_insert_engine on carillon.audit_events for insert to carillon_engine with check (true);
@@ -629,7 +655,7 @@ begin
   create policy audit_unsealed_insert_caller on carillon.audit_unsealed for insert to carillon_api
     with check (pg_trigger_depth() > 0);
   comment on policy audit_unsealed_insert_caller on carillon.audit_unsealed is
-    'A caller''s events wait for their seal: the trigger on audit_events adds them, nobody does by hand.';
+    'A caller''s events wait for their seal: the trigger on audit_events adds them. What is no event cannot wait.';
   create policy audit_unsealed_select_auditor on carillon.audit_unsealed for select to carillon_auditor using (true);
   comment on policy audit_unsealed_select_auditor on carillon.audit_unsealed is
     'Auditors read what waits for its seal.';
@@ -660,11 +686,11 @@ begin
   -- Of a role whose rights end at what it has to clear. A migrator that is no superuser is a member for this moment only.
   grant create on schema carillon to carillon_retention;
   set local role none;
-  role_name := current_user;
-  if not pg_has_role(role_name, 'carillon_retention', 'set') then
-    execute format('grant carillon_retention to %I', role_name);
+  migrator := current_user;
+  if not pg_has_role(migrator, 'carillon_retention', 'set') then
+    execute format('grant carillon_retention to %I', migrator);
     alter function carillon.clear_payloads owner to carillon_retention;
-    execute format('revoke carillon_retention from %I', role_name);
+    execute format('revoke carillon_retention from %I', migrator);
   else
     alter function carillon.clear_payloads owner to carillon_retention;
   end if;

@@ -14,7 +14,7 @@ from operations.signals import stopping_event
 from scheduler_service.app import App
 from scheduler_service.commands import audit, tokens, users
 from scheduler_service.settings import Settings, SettingsError, read_settings
-from scheduler_service.store.errors import translate
+from scheduler_service.store.errors import MigrationRefused, translate
 from scheduler_service.store.migrations import migrate as migrate_schema
 
 cli = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
@@ -63,6 +63,8 @@ def migrate() -> None:
         raise _fail("CARILLON_MIGRATION_URL is not set; it names a role that may create roles and the schema")
     try:
         version = migrate_schema(url, settings.logins())
+    except MigrationRefused as refused:
+        raise _fail(str(refused)) from None
     except Exception as error:
         if (refusal := translate(error)) is None:
             raise

@@ -38,13 +38,13 @@ from scheduler_service.rpc.health import Health
 from scheduler_service.rpc.jobs import JobService
 from scheduler_service.rpc.limits import Limits
 from scheduler_service.rpc.metrics import CallMetrics
-from scheduler_service.rpc.open_streams import OpenStreams
+from scheduler_service.rpc.open_calls import CallCaps, OpenCalls
 from scheduler_service.rpc.registry import RegistryService
 from scheduler_service.rpc.runs import RunService
 from scheduler_service.rpc.schedules import ScheduleService
 from scheduler_service.rpc.server import ConnectionLimits, Registration, build_server, listen
 from scheduler_service.rpc.tls import server_credentials
-from scheduler_service.rpc.work import WorkerService
+from scheduler_service.rpc.work import WorkerService, openings
 from scheduler_service.settings import Settings
 from scheduler_service.store.database import Database
 from scheduler_service.store.migrations import migrate
@@ -93,6 +93,7 @@ class App:
             replica=settings.replica,
             lease=settings.lease_seconds,
             heartbeat_interval=settings.heartbeat_seconds,
+            openings=openings(settings.max_streams_per_principal),
         )
         self._stored_tokens = StoredTokens()
         self._reaper = self._build_reaper()
@@ -115,8 +116,8 @@ class App:
         KeySetMetrics(self._jwks).register(self.registry)
         self._probes = Probes(self._answer_readyz, self.registry)
         limits = Limits(self.registry, settings.rate_limits())
-        streams = OpenStreams(settings.max_streams, settings.max_streams_per_principal)
-        calls = Calls(self._credentials(), CallMetrics(self.registry), limits, streams)
+        caps = CallCaps(settings.max_streams, settings.max_streams_per_principal, settings.max_calls_per_principal)
+        calls = Calls(self._credentials(), CallMetrics(self.registry), limits, OpenCalls(caps))
         services = self._services()
         self._health = Health(tuple(services))
         self._server = build_server(

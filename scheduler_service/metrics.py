@@ -70,8 +70,15 @@ class ReplicaMetrics(Collector):
         )
         yield _gauge(
             "audit_oldest_unsealed_seconds",
-            f"For how long the first of them has waited, 0 if none does; over 60 means that no sealer runs. {whose}",
+            "For how long the first of them has waited, 0 if none does; over 60 means that no sealer runs, or that one"
+            f" event cannot be sealed. {whose}",
             standing.oldest if standing else None,
+        )
+        yield _gauge(
+            "audit_set_aside",
+            "Events of the audit trail that this replica cannot seal, and goes on without; its log has their ids. Each"
+            " is tried again every 10 minutes.",
+            self._sealing.set_aside,
         )
 
     def _backlog(self) -> Iterator[Metric]:

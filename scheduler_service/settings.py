@@ -13,12 +13,13 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from scheduler_service.domain.credentials import JwtRules, ServiceToken, parse_service_tokens
+from scheduler_service.domain.claims import check_role_claim, check_tenant_claim
+from scheduler_service.domain.credentials import JwtRules, ServiceToken, is_guessable, parse_service_tokens
 from scheduler_service.domain.jwts import check_jwks_url, claim_path
 from scheduler_service.domain.rates import RateLimits
 from scheduler_service.domain.timing import TimingError, zone
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login, is_database_url
-from scheduler_service.transport import Transport
+from scheduler_service.transport import Transport, is_loopback
 
 _PREFIX = "CARILLON_"
 _RATES = RateLimits()
@@ -47,9 +48,20 @@ def _time_zone(name: str) -> str:
     return name
 
 
-def _claim(path: str) -> str:
-    claim_path(path)
+def _role_claim(path: str) -> str:
+    check_role_claim(path)
     return path
+
+
+def _tenant_claim(path: str) -> str:
+    check_tenant_claim(path)
+    return path
+
+
+def _one_line(text: str) -> str:
+    if not text or not text.isprintable() or text != text.strip():
+        raise ValueError("it is empty, or has blanks at its ends or characters that cannot be seen")
+    return text
 
 
 def _retention_days(days: int) -> int:
@@ -118,7 +130,12 @@ class Settings(DatabaseSettings):
     max_connections: int = Field(default=1000, ge=1, le=100_000, description="On each gRPC port.")
     max_streams: int = Field(default=2000, ge=1, description="Open work streams; and as many streams that watch runs.")
     max_streams_per_principal: int = Field(
-        default=500, ge=1, description="Of those, how many may be of one token, user or certificate."
+        default=500, ge=1, description="Of those, how many may be of one token or certificate; of a user at most 20."
+    )
+    max_calls_per_principal: int = Field(
+        default=100,
+        ge=1,
+        description="How many calls that are no streams a service or person may make at a time, on each replica.",
     )
     metrics_port: int = Field(default=7008, ge=0, le=65535, description="HTTP: `/livez`, `/readyz` and `/metrics`.")
     service_tokens: SecretStr = Field(
@@ -136,8 +153,15 @@ class Settings(DatabaseSettings):
     jwks_max_age_seconds: float = Field(
         default=86_400, ge=60, le=2_592_000, description="How long its keys count while it cannot be fetched."
     )
-    jwt_issuer: str = Field(default="carillon", description="The `iss` that JWTs must have; several with commas.")
-    jwt_audience: str = Field(default="carillon", min_length=1, description="The `aud` that JWTs must have.")
+    allow_development_jwts: bool = Field(
+        default=False, description="Allows the development secret where `CARILLON_HOST` is not loopback."
+    )
+    jwt_issuer: Annotated[str, AfterValidator(_one_line)] = Field(
+        default="carillon", description="The `iss` that JWTs must have."
+    )
+    jwt_audience: Annotated[str, AfterValidator(_one_line)] = Field(
+        default="carillon", description="The `aud` that JWTs must have."
+    )
     jwt_max_lifetime_seconds: int = Field(
         default=86_400, ge=60, le=2_592_000, description="How long a JWT may be good, from its `iat` to its `exp`."
     )
@@ -145,11 +169,13 @@ class Settings(DatabaseSettings):
         default="claims",
         description="`claims`: a JWT says its role and tenant. `users`: `scheduler_service users` says them.",
     )
-    jwt_role_claim: Annotated[str, AfterValidator(_claim)] = Field(
+    jwt_role_claim: Annotated[str, AfterValidator(_role_claim)] = Field(
         default="role", description="Path of the claim that says the role, or lists roles, such as `metadata.role`."
     )
-    jwt_admin_role: str = Field(default="admin", min_length=1, description="The role that makes an admin.")
-    jwt_tenant_claim: Annotated[str, AfterValidator(_claim)] = Field(
+    jwt_admin_role: Annotated[str, AfterValidator(_one_line)] = Field(
+        default="admin", description="The role that makes an admin."
+    )
+    jwt_tenant_claim: Annotated[str, AfterValidator(_tenant_claim)] = Field(
         default="tenant", description="Path of the claim that says a user's tenant."
     )
     registrations_per_minute: int = Field(
@@ -165,12 +191,12 @@ class Settings(DatabaseSettings):
         description="How often a caller may call `TriggerJob`, `RunSchedule` or `BackfillJob`, on each replica; ten"
         " seconds' worth at once.",
     )
-    failed_credentials_per_minute: int = Field(
-        default=_RATES.failed_credentials_per_minute,
+    changes_per_second: int = Field(
+        default=_RATES.changes_per_second,
         ge=1,
         le=1_000_000,
-        description="After so many credentials that fail, an address's next ones are refused unread, on each replica;"
-        " those that held before are not.",
+        description="How often a caller may make any other call that changes something, on each replica; ten seconds'"
+        " worth at once.",
     )
     default_time_zone: Annotated[str, AfterValidator(_time_zone)] = Field(
         default="UTC", description="For schedules and jobs that name none."
@@ -197,11 +223,7 @@ class Settings(DatabaseSettings):
             raise ValueError("CARILLON_DATABASE_URL and CARILLON_ENGINE_URL name one login; the two roles need two")
         if self.heartbeat_seconds * 3 > self.lease_seconds:
             raise ValueError("CARILLON_LEASE_SECONDS must be at least three times CARILLON_HEARTBEAT_SECONDS")
-        secret = self.development_jwt_secret.get_secret_value()
-        if secret and len(secret) < 32:
-            raise ValueError(
-                "CARILLON_DEVELOPMENT_JWT_SECRET is shorter than 32 characters; make it random, of 32 or more"
-            )
+        self._check_development_secret()
         self._check_jwts()
         self.transport().check()
         try:
@@ -210,9 +232,32 @@ class Settings(DatabaseSettings):
             raise ValueError(f"CARILLON_SERVICE_TOKENS: {error}") from None
         return self
 
+    def _check_development_secret(self) -> None:
+        secret = self.development_jwt_secret.get_secret_value()
+        if not secret:
+            return
+        if len(secret) < 32 or is_guessable(secret):
+            raise ValueError(
+                "CARILLON_DEVELOPMENT_JWT_SECRET is shorter than 32 characters, or repeats few; make it random, of 32"
+                " or more"
+            )
+        if not is_loopback(self.host) and not self.allow_development_jwts:
+            raise ValueError(
+                f"CARILLON_DEVELOPMENT_JWT_SECRET is set, and CARILLON_HOST is {self.host}, which others reach: whoever"
+                " has the secret is anybody. Set CARILLON_JWKS_URL instead, or CARILLON_ALLOW_DEVELOPMENT_JWTS=true if"
+                " this is for development"
+            )
+
     def _check_jwts(self) -> None:
-        if not self._issuers():
-            raise ValueError("CARILLON_JWT_ISSUER is empty; write the `iss` of the JWTs")
+        if "," in self.jwt_issuer:
+            raise ValueError(
+                "CARILLON_JWT_ISSUER has a comma; one issuer is accepted, since the same `sub` of two is two persons"
+            )
+        if claim_path(self.jwt_role_claim) == claim_path(self.jwt_tenant_claim):
+            raise ValueError(
+                "CARILLON_JWT_ROLE_CLAIM and CARILLON_JWT_TENANT_CLAIM name one claim; the users of a tenant with the"
+                " admin role's name would be admins"
+            )
         if not self.jwks_url:
             return
         try:
@@ -227,9 +272,6 @@ class Settings(DatabaseSettings):
             raise ValueError("CARILLON_JWKS_URL needs CARILLON_JWT_ISSUER, the `iss` of the JWTs")
         if self.jwks_max_age_seconds < self.jwks_refresh_seconds:
             raise ValueError("CARILLON_JWKS_MAX_AGE_SECONDS must be at least CARILLON_JWKS_REFRESH_SECONDS")
-
-    def _issuers(self) -> tuple[str, ...]:
-        return tuple(issuer.strip() for issuer in self.jwt_issuer.split(",") if issuer.strip())
 
     def transport(self) -> Transport:
         return Transport(
@@ -256,12 +298,16 @@ class Settings(DatabaseSettings):
         ]
 
     def rate_limits(self) -> RateLimits:
-        return RateLimits(self.registrations_per_minute, self.triggers_per_second, self.failed_credentials_per_minute)
+        return RateLimits(
+            registrations_per_minute=self.registrations_per_minute,
+            triggers_per_second=self.triggers_per_second,
+            changes_per_second=self.changes_per_second,
+        )
 
     def jwt_rules(self) -> JwtRules:
         return JwtRules(
             secret=self.development_jwt_secret.get_secret_value(),
-            issuers=self._issuers(),
+            issuer=self.jwt_issuer,
             audience=self.jwt_audience,
             role_claim=self.jwt_role_claim,
             admin_role=self.jwt_admin_role,

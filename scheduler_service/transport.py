@@ -60,7 +60,7 @@ class Transport:
             raise ValueError("CARILLON_TLS_CERTIFICATE_FILE and CARILLON_TLS_KEY_FILE go together; set both or neither")
         if self.files is not None and self.plaintext:
             raise ValueError("CARILLON_PLAINTEXT and CARILLON_TLS_CERTIFICATE_FILE are both set; leave out one")
-        if self.files is None and not self.plaintext and not _is_loopback(self.host):
+        if self.files is None and not self.plaintext and not is_loopback(self.host):
             raise ValueError(
                 f"CARILLON_HOST is {self.host}, which others reach, and there is no TLS: set "
                 "CARILLON_TLS_CERTIFICATE_FILE and CARILLON_TLS_KEY_FILE, or CARILLON_PLAINTEXT=true if a mesh or "
@@ -87,7 +87,8 @@ class Transport:
             raise ValueError("CARILLON_MTLS_PORT needs CARILLON_WORKER_CERTIFICATES, or nobody could use it")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches who listens there."""
     if host == "localhost":
         return True
     try:

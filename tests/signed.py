@@ -13,10 +13,12 @@ KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 def signed(body: bytes, *keys: str, message: str = "r-1", age: float = 0) -> dict[str, str]:
     """The headers of a call that was signed `age` seconds ago, by KEY unless others are given."""
-    return dict(SigningKeys(keys or [KEY]).headers(message, int(time.time() - age), body))
+    headers = SigningKeys(keys or [KEY]).headers(message, int(time.time() - age), body)
+    return {**headers, "Idempotency-Key": message}
 
 
 def signed_json(run: Any) -> dict[str, Any]:
     """What `client.post` needs to post the run."""
     body = json.dumps(run).encode()
-    return {"data": body, "headers": {"Content-Type": "application/json", **signed(body)}}
+    message = run.get("run", "r-1") if isinstance(run, dict) else "r-1"
+    return {"data": body, "headers": {"Content-Type": "application/json", **signed(body, message=message)}}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from carillon.address import is_loopback
+from carillon.address import check_target, is_loopback
+from carillon.signing import PREFIX as KEY_PREFIX
 from carillon.signing import SigningKeys, split
 from carillon.tls import Tls
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr, ValidationError
@@ -25,6 +27,7 @@ PREFIX = "CARILLON_"
 MAX_TOKEN_BYTES = 4096
 MAX_KEYS_BYTES = 1024 * 1024
 
+_SERVICE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _Value = TypeVar("_Value")
 
 
@@ -38,9 +41,13 @@ def _wrong(sentence: str) -> PydanticCustomError:
 
 
 def _address(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536) or "//" in text:
-        raise _wrong(f"must be host:port, such as 127.0.0.1:7007, not {text!r}")
+    try:
+        place = check_target(text).removeprefix("dns:///")
+    except ValueError as error:
+        raise _wrong(f"cannot be used: {error}, such as 127.0.0.1:7007") from None
+    host, colon, port = place.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536) or "/" in place:
+        raise _wrong("must be host:port, such as 127.0.0.1:7007")
     return text
 
 
@@ -48,53 +55,61 @@ def _base_urls(value: Any) -> BaseUrls:
     if isinstance(value, BaseUrls):
         return value
     found = BaseUrls({}, {})
-    for entry in split(str(value)):
-        service, text = _service_and(entry, "service=http://host:port")
+    for number, entry in enumerate(split(str(value)), 1):
+        service, text = _service_and(number, entry, "service=http://host:port")
         try:
             if text.startswith(("grpc://", "grpcs://")):
                 found.grpc[service] = addresses.parse_grpc(text)
             else:
                 found.http[service] = addresses.parse_base(text)
         except AddressError as error:
-            raise _wrong(f"has a wrong URL for {service}: it {error}") from None
+            raise _wrong(f"has a wrong URL in entry {number}: it {error}") from None
     return found
 
 
-def _service_and(entry: str, shape: str) -> tuple[str, str]:
+# Entries are named by their number: what stands there instead of what should may be a password or a key.
+def _service_and(number: int, entry: str, shape: str) -> tuple[str, str]:
     service, equals, text = (part.strip() for part in entry.partition("="))
-    if not equals or not service:
-        raise _wrong(f"must be written as {shape}, several separated by commas")
+    if not equals or not _SERVICE.fullmatch(service) or service.startswith(KEY_PREFIX):
+        raise _wrong(
+            f"must be written as {shape}, several separated by commas; what stands before the = of entry {number} is "
+            "no service's name (1 to 63 characters of a-z, 0-9, '-', '_' and '.')"
+        )
     return service, text
 
 
 def _allowed_targets(value: Any) -> tuple[Target, ...]:
     if isinstance(value, tuple):
         return value
-    return tuple(_allowed_target(entry) for entry in split(str(value)))
+    return tuple(_allowed_target(number, entry) for number, entry in enumerate(split(str(value)), 1))
 
 
-def _allowed_target(entry: str) -> Target:
+def _allowed_target(number: int, entry: str) -> Target:
     try:
         return allowed.read_target(entry)
     except HostError as error:
-        raise _wrong(f"has {entry!r}, which {error}") from None
+        raise _wrong(f"has an entry, number {number}, that {error}") from None
 
 
 def _allowed_networks(value: Any) -> tuple[Network, ...]:
     if isinstance(value, tuple):
         return value
+    return tuple(_allowed_network(number, entry) for number, entry in enumerate(split(str(value)), 1))
+
+
+def _allowed_network(number: int, entry: str) -> Network:
     try:
-        return tuple(networks.read_network(entry) for entry in split(str(value)))
+        return networks.read_network(entry)
     except NetworkError as error:
-        raise _wrong(str(error)) from None
+        raise _wrong(f"has an entry, number {number}, that {error}") from None
 
 
 def _signing_keys(value: Any) -> Mapping[str, SigningKeys]:
     if isinstance(value, dict):
         return value
     texts: dict[str, list[str]] = {}
-    for entry in split(str(value)):
-        service, text = _service_and(entry, "service=whsec_...")
+    for number, entry in enumerate(split(str(value)), 1):
+        service, text = _service_and(number, entry, "service=whsec_...")
         texts.setdefault(service, []).append(text)
     return {service: _keys_of(service, keys) for service, keys in texts.items()}
 
@@ -166,7 +181,8 @@ class Settings(BaseSettings):
     allowed_targets: Annotated[tuple[Target, ...], NoDecode, PlainValidator(_allowed_targets)] = Field(
         default_factory=tuple,
         description="`host:port,...`: what may be called, besides what `CARILLON_BASE_URLS` names. `*.internal:8080` "
-        "is any name with one label more, `host:*` any port. See [Security](security.md#calls-to-targets).",
+        "is any name with one label more, `host:*` any port, `service@host:port` for that service alone. "
+        "See [Security](security.md#calls-to-targets).",
     )
     allowed_networks: Annotated[tuple[Network, ...], NoDecode, PlainValidator(_allowed_networks)] = Field(
         default_factory=tuple,

@@ -64,8 +64,9 @@ class EmailService:
 
     @web.middleware
     async def _verified(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        job = request.path.rpartition("/")[2]  # or a call for one job would do another's work
         try:
-            self._jobs.verify(request.headers, await request.read())
+            self._jobs.verify(request.headers, await request.read(), job=job)
         except SignatureInvalid as invalid:
             raise web.HTTPUnauthorized(text=str(invalid)) from None
         return await handler(request)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from scheduler_service.commands.operators import on_database, operator, said
+from scheduler_service.commands.operators import on_database, operator, printable, said
 from scheduler_service.domain.audit import Event, EventFilter
 from scheduler_service.domain.audit_chain import EMPTY, Head
 from scheduler_service.store.database import Database
@@ -131,13 +131,8 @@ def _table(events: list[Event]) -> Table:
     for event in events:
         at = f"{event.event_at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
         cells = (event.principal, event.action, event.resource, event.request_id)
-        table.add_row(at, *map(_printable, cells))
+        table.add_row(at, *map(printable, cells))
     return table
-
-
-def _printable(text: str) -> str:
-    """What callers chose themselves must not steer a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _as_json(event: Event) -> dict[str, object]:

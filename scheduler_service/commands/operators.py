@@ -36,6 +36,11 @@ def fail(sentence: str) -> typer.Exit:
     return typer.Exit(2)
 
 
+def printable(text: str) -> str:
+    """What others chose, and a terminal is shown, must not steer it."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def operator(command: str) -> Principal:
     """Whoever gives a command, such as `tokens create`: the operating system's user."""
     try:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from scheduler_service.commands.operators import duration, fail, on_database, operator, said
+from scheduler_service.commands.operators import duration, fail, on_database, operator, printable, said
 from scheduler_service.domain.access import ANY_SERVICE, Scope
 from scheduler_service.domain.credentials import ALL_SCOPES, WORK_ONLY
 from scheduler_service.domain.errors import InvalidInput
@@ -89,7 +89,7 @@ def revoke(token_id: Annotated[str, typer.Argument(help="The id, which is what s
 
 
 def _say(sentence: str) -> None:
-    said.print(sentence, markup=False)
+    said.print(printable(sentence), markup=False)
 
 
 def _described(record: TokenRecord) -> str:
@@ -102,7 +102,7 @@ def _table(records: list[TokenRecord]) -> Table:
     table = Table("id", "service", "scopes", "state", "created", "by", "expires", "last used", "description", box=None)
     now = datetime.now(UTC)
     for record in records:
-        table.add_row(
+        cells = (
             record.token_id,
             record.service,
             ",".join(sorted(record.scopes)),
@@ -113,6 +113,7 @@ def _table(records: list[TokenRecord]) -> Table:
             _instant(record.last_used_at) or "never",
             record.description,
         )
+        table.add_row(*map(printable, cells))
     return table
 
 

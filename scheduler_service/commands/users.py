@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from scheduler_service.commands.operators import on_database, operator, said
+from scheduler_service.commands.operators import on_database, operator, printable, said
 from scheduler_service.domain.user import Role, User
 from scheduler_service.usecases import users
 
@@ -55,7 +55,7 @@ def remove(subject: _Subject) -> None:
 
 
 def _say(sentence: str) -> None:
-    said.print(f"{sentence}.", markup=False)
+    said.print(f"{printable(sentence)}.", markup=False)
 
 
 def _described(user: User) -> str:
@@ -65,7 +65,8 @@ def _described(user: User) -> str:
 def _table(listed: list[User]) -> Table:
     table = Table("subject", "role", "tenant", "since", "by", box=None)
     for user in listed:
-        table.add_row(user.subject, user.role.value, user.tenant, _instant(user.updated_at), user.updated_by)
+        cells = (user.subject, user.role.value, user.tenant, _instant(user.updated_at), user.updated_by)
+        table.add_row(*map(printable, cells))
     return table
 
 

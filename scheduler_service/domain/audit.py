@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from scheduler_service.domain.access import SYSTEM_TENANT
-from scheduler_service.domain.fields import json_size
+from scheduler_service.domain.fields import compact_json, json_size
 from scheduler_service.domain.job import JobOverrides, JobSpec
 from scheduler_service.domain.names import ANY_TENANT
 from scheduler_service.domain.schedule import ScheduleSpec
 from scheduler_service.domain.values import to_json
 
+LARGE = 4 * 1024
+"""Bytes as compact JSON, beyond which of a config or of labels only a summary is kept: the trail is kept for ever, and
+whoever may change them would fill it up."""
+
+_CALLERS_OWN = ("config", "labels")
 _MAX_KEYS = 100
 _MAX_KEY = 100
+_MAX_KEYS_BYTES = 2 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +70,17 @@ class EventFilter:
 
 def made(resource: object, after: Mapping[str, Any], *, tenant: str = "") -> Change:
     """What was not there before."""
-    return Change(str(resource), None, after, _owner(tenant))
+    return Change(str(resource), None, _shortened(after), _owner(tenant))
 
 
 def removed(resource: object, before: Mapping[str, Any], *, tenant: str = "") -> Change:
     """What is there no more."""
-    return Change(str(resource), before, None, _owner(tenant))
+    return Change(str(resource), _shortened(before), None, _owner(tenant))
 
 
 def updated(resource: object, before: Mapping[str, Any], after: Mapping[str, Any], *, tenant: str = "") -> Change:
     """What was changed: only the fields that differ are kept, at any depth."""
-    return Change(str(resource), *differing(before, after), _owner(tenant))
+    return Change(str(resource), *differing(_shortened(before), _shortened(after)), _owner(tenant))
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,7 +115,38 @@ def schedule_document(spec: ScheduleSpec) -> dict[str, Any]:
 
 def payload_document(payload: Mapping[str, Any]) -> dict[str, Any]:
     """How large a payload is and which keys it has; its values may be anybody's, and stay out of the trail."""
-    return {"bytes": json_size(payload), "keys": [key[:_MAX_KEY] for key in sorted(payload)[:_MAX_KEYS]]}
+    return {"bytes": json_size(payload), "keys": _first_keys(payload)}
+
+
+def _shortened(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with `large_config` in place of a `config` of over 4 KiB, and the same of labels, at any depth: its
+    size, its first keys, and the SHA-256 of its compact JSON, by which two can be told apart."""
+    short: dict[str, Any] = {}
+    for name, value in document.items():
+        if name in _CALLERS_OWN and isinstance(value, Mapping):
+            large = json_size(value) > LARGE
+            short[f"large_{name}" if large else name] = _summary(value) if large else value
+        else:
+            short[name] = _shortened(value) if isinstance(value, Mapping) else value
+    return short
+
+
+def _summary(value: Mapping[str, Any]) -> dict[str, Any]:
+    digest = hashlib.sha256(compact_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+    return payload_document(value) | {"sha256": digest}
+
+
+def _first_keys(value: Mapping[str, Any]) -> list[str]:
+    """The first in alphabetical order; long ones are cut off."""
+    kept: list[str] = []
+    room = _MAX_KEYS_BYTES
+    for key in sorted(value)[:_MAX_KEYS]:
+        short = key[:_MAX_KEY]
+        room -= len(short.encode("utf-8", "surrogatepass"))
+        if room < 0:
+            break
+        kept.append(short)
+    return kept
 
 
 def _owner(tenant: str) -> str:

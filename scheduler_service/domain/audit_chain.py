@@ -20,7 +20,7 @@ HASH_BYTES = 32
 ORIGIN = bytes(HASH_BYTES)
 """Stands for the hash before the first seal."""
 LONGEST_UNSEALED = timedelta(minutes=1)
-"""An event that waits longer for its seal is reported: no sealer runs."""
+"""An event that was written longer ago, and goes on waiting for its seal while it is watched, is reported."""
 
 MAX_HEADS = 1000
 
@@ -164,7 +164,8 @@ def missing_head(known: Head, end: Head) -> BrokenLink:
 def not_sealed(event_id: int, *, queued: bool) -> BrokenLink:
     """An event that has no seal, although it should by now."""
     why = (
-        "waits for its seal for over a minute: does a scheduler run?"
+        "was written over a minute ago and still waits for its seal: no scheduler runs, or none can seal it, as its log"
+        " says"
         if queued
         else "is neither sealed nor waits for it: it was slipped in, or its seal was removed"
     )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler_service.domain.access import ANY_SERVICE, Kind, Principal, Scope
+from scheduler_service.domain.names import ID_RULE, is_id
 
 ALL_SCOPES = frozenset(Scope)
 WORK_ONLY = frozenset({Scope.WORK})
+_LEAST_DIFFERENT = 6
+_TOKEN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_TOKEN_ID_RULE = "1 to 63 characters of a-z, 0-9, '-' and '_', beginning with a letter or digit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,12 @@ class ServiceToken:
 
 @dataclass(frozen=True, slots=True)
 class JwtRules:
-    """What a JWT must be. `secret` is for development: JWTs are verified by a key set otherwise. `issuers`: the `iss`
-    that are accepted. `role_claim` and `tenant_claim` are paths (domain/jwts.claim_path). `max_lifetime`: from `iat` to
-    `exp`, in seconds."""
+    """What a JWT must be. `secret` is for development: JWTs are verified by a key set otherwise. `issuer`: the one
+    `iss` that is accepted, since subjects are told apart by their `sub` alone. `role_claim` and `tenant_claim` are
+    paths (domain/jwts.claim_path). `max_lifetime`: from `iat` to `exp`, in seconds."""
 
     secret: str = field(default="", repr=False)
-    issuers: tuple[str, ...] = ("carillon",)
+    issuer: str = "carillon"
     audience: str = "carillon"
     role_claim: str = "role"
     admin_role: str = "admin"
@@ -61,10 +66,21 @@ def _service_token(number: int, entry: str) -> ServiceToken:
     token_id, dot, secret = token.partition(".")
     if not (service and equals and token_id and dot and secret):
         raise ValueError(f"entry {number} is not of the form `service=id.secret`")
-    if len(secret) < 16:
-        raise ValueError(f"the secret of entry {number} ({service}) is shorter than 16 characters; make it random")
+    # What stands in a wrong place may be the secret: nothing of an entry is repeated.
+    if service != ANY_SERVICE and not is_id(service):
+        raise ValueError(f"entry {number} is for no service; before the `=` write {ID_RULE}, or `*`")
+    if not _TOKEN_ID.fullmatch(token_id):
+        raise ValueError(f"the id of entry {number} is none; before the dot write {_TOKEN_ID_RULE}")
+    if len(secret) < 16 or is_guessable(secret):
+        raise ValueError(f"the secret of entry {number} is shorter than 16 characters, or repeats few; make it random")
     scopes = WORK_ONLY if service == ANY_SERVICE else ALL_SCOPES
     return ServiceToken(token_id, service, secret_hash(secret), scopes)
+
+
+def is_guessable(secret: str) -> bool:
+    """Whether it is blanks, or the same few characters again and again. A random one of 16 hexadecimal digits or more
+    is not, but for one in ten thousand."""
+    return len(set(secret)) < _LEAST_DIFFERENT
 
 
 def secret_hash(secret: str) -> bytes:

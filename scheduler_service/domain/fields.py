@@ -74,6 +74,7 @@ def check_labels(labels: Mapping[str, str], field: str, wrong: Violations) -> No
     """At most 32 labels, with keys and values as JobSpec.labels says."""
     if len(labels) > MAX_LABELS:
         wrong.add(field, f"there are {len(labels)} labels; at most {MAX_LABELS} are allowed")
+        return
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
             wrong.add(

@@ -14,7 +14,7 @@ from scheduler_service.domain.credentials import JwtRules
 from scheduler_service.domain.errors import Unauthenticated
 from scheduler_service.domain.fields import Violations, check_url, is_storable
 from scheduler_service.domain.names import check_tenant
-from scheduler_service.domain.user import MAX_SUBJECT_LENGTH, Role, User
+from scheduler_service.domain.user import Role, User, subject_problem
 
 LEEWAY_SECONDS = 10
 """How far the clocks of this replica and of a JWT's issuer may be apart."""
@@ -67,12 +67,12 @@ def check_times(claims: Claims, max_lifetime: int) -> datetime:
 
 
 def subject_of(claims: Claims) -> str:
-    """Errors: Unauthenticated for a `sub` that records could not hold."""
+    """Errors: Unauthenticated for a `sub` that can be nobody's."""
     subject = claims.get("sub")
-    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
-        raise refused(f"its `sub` must be a text of 1 to {MAX_SUBJECT_LENGTH} characters")
-    if not is_storable(subject):
-        raise refused("its `sub` has a character that cannot be stored, such as NUL")
+    if not isinstance(subject, str):
+        raise refused("its `sub` must be a text")
+    if (problem := subject_problem(subject)) is not None:
+        raise refused(f"its `sub` {problem}")
     return subject
 
 

@@ -24,7 +24,7 @@ _SCHEDULES_FORM = "services/{service}/jobs/{job}/tenants/{tenant}"
 _SCHEDULE_FORM = f"{_SCHEDULES_FORM}/schedules/{{schedule}}"
 _TENANT_FORM = "tenants/{tenant}"
 _BACKFILL_FORM = f"{_JOB_FORM}/backfills/{{backfill}}"
-_ID_RULE = "1 to 63 characters of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
+ID_RULE = "1 to 63 characters of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -160,9 +160,14 @@ def parse_tenant(name: str, field: str = "name") -> str:
 def check_id(text: str, field: str, wrong: Violations, *, what: str = "an id") -> None:
     """The id of a service, job or schedule."""
     if not text:
-        wrong.add(field, f"{what} is missing; it needs {_ID_RULE}")
-    elif not _ID.fullmatch(text):
-        wrong.add(field, f"{quoted(text)} cannot name {what}; an id has {_ID_RULE}")
+        wrong.add(field, f"{what} is missing; it needs {ID_RULE}")
+    elif not is_id(text):
+        wrong.add(field, f"{quoted(text)} cannot name {what}; an id has {ID_RULE}")
+
+
+def is_id(text: str) -> bool:
+    """Whether it can name a service, job or schedule."""
+    return _ID.fullmatch(text) is not None
 
 
 def check_tenant(text: str, field: str, wrong: Violations) -> None:

@@ -24,12 +24,11 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """What a deployment allows on each replica: a principal so many registrations and calls that start runs, an
-    address so many credentials that fail."""
+    """What a deployment allows a principal on each replica: registrations, calls that start runs, other changes."""
 
     registrations_per_minute: int = 120
     triggers_per_second: int = 100
-    failed_credentials_per_minute: int = 600
+    changes_per_second: int = 20
 
 
 class Buckets:

@@ -14,6 +14,7 @@ from scheduler_service.domain.names import check_id
 
 MOST_DESCRIPTION = 200
 LONGEST_OVERLAP = timedelta(days=30)
+LONGEST_LIFETIME = timedelta(days=3_650)
 _MAX_ID_STEM = 40
 
 
@@ -81,8 +82,10 @@ def check_new(service: str, scopes: frozenset[Scope], description: str, lifetime
         wrong.add("scopes", "a token for every service (`*`) may only work; write `--scopes work`")
     if len(description) > MOST_DESCRIPTION or not description.isprintable():
         wrong.add("description", f"must be one line of at most {MOST_DESCRIPTION} characters")
-    if lifetime is not None and lifetime <= timedelta():
-        wrong.add("expires", "must be longer than nothing, such as 90d")
+    if lifetime is not None and not timedelta() < lifetime <= LONGEST_LIFETIME:
+        wrong.add(
+            "expires", f"must be more than 0 and at most {LONGEST_LIFETIME.days}d, ten years; write one such as 90d"
+        )
     wrong.refuse_if_any()
 
 

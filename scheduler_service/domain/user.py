@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from scheduler_service.domain.fields import Violations, check_text
+from scheduler_service.domain.fields import Violations
 from scheduler_service.domain.names import check_tenant
 
 MAX_SUBJECT_LENGTH = 255
@@ -32,11 +32,20 @@ class User:
     updated_by: str = ""
 
 
+def subject_problem(subject: str) -> str | None:
+    """Why a text can be nobody's `sub`, as a sentence goes on; None if it can. What is not seen in a list or in the
+    audit trail would let one person look like another."""
+    if not 0 < len(subject) <= MAX_SUBJECT_LENGTH:
+        return f"must be a text of 1 to {MAX_SUBJECT_LENGTH} characters"
+    if not subject.isprintable() or subject != subject.strip():
+        return "has characters that cannot be seen, such as a line break, a change of direction, or a blank at its end"
+    return None
+
+
 def check_user(user: User, wrong: Violations) -> None:
     """Whether it can be one: an admin has no tenant, a user has one."""
-    if not user.subject:
-        wrong.add("subject", "it is missing; write the `sub` of the person's JWTs")
-    check_text(user.subject, "subject", wrong, at_most=MAX_SUBJECT_LENGTH)
+    if (problem := subject_problem(user.subject)) is not None:
+        wrong.add("subject", f"it {problem}; write the `sub` of the person's JWTs")
     if user.role is Role.USER:
         check_tenant(user.tenant, "tenant", wrong)
     elif user.tenant:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from scheduler_service.domain.access import ANY_SERVICE, Action, Kind, Principal, Scope
-from scheduler_service.domain.fields import Violations
-from scheduler_service.domain.names import check_id
+from scheduler_service.domain.names import is_id
 from scheduler_service.identity.credentials import invalid
 
 _SHOWN = 5
@@ -25,7 +24,7 @@ def parse_worker_certificates(text: str) -> dict[str, str]:
     services: dict[str, str] = {}
     for number, entry in enumerate(filter(None, map(str.strip, text.replace("\n", ",").split(","))), 1):
         name, equals, service = (part.strip() for part in entry.rpartition("="))
-        if not (equals and name and _is_service(service)):
+        if not (equals and name and (service == ANY_SERVICE or is_id(service))):
             raise ValueError(f"entry {number} is not of the form `certificate-name=service`, or `certificate-name=*`")
         if "." not in name and "://" not in name:
             # Tokens' ids have no dot: what is known of one is never taken for the other's.
@@ -36,12 +35,6 @@ def parse_worker_certificates(text: str) -> dict[str, str]:
             raise ValueError(f"entry {number} names {name} again; a name stands for one service, or for `*`")
         services[name] = service
     return services
-
-
-def _is_service(text: str) -> bool:
-    wrong = Violations()
-    check_id(text, "service", wrong)
-    return text == ANY_SERVICE or not wrong
 
 
 class WorkerCertificates:
@@ -77,7 +70,11 @@ class WorkerCertificates:
 
     def holds(self, principal: Principal) -> bool:
         """Whether this principal came by a certificate, and its name still stands for that."""
-        return principal.name in self._services and principal == self.principal((principal.name,))
+        return (
+            not principal.token_id
+            and principal.name in self._services
+            and principal == self.principal((principal.name,))
+        )
 
     def refuse_without(self, action: Action, names: tuple[str, ...] | None) -> None:
         """Errors: Unauthenticated for work without a certificate, where one is required."""

@@ -126,6 +126,6 @@ def _sent(metadata: Iterable[tuple[str, str | bytes]]) -> Mapping[str, str]:
 
 def _bearer(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise invalid("`authorization` must be `Bearer <JWT>`")
-    return token.strip()
+    if scheme.lower() != "bearer" or not token or token != token.strip():
+        raise invalid("`authorization` must be `Bearer <JWT>`, with one space between them and none elsewhere")
+    return token

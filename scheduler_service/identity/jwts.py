@@ -120,7 +120,7 @@ class JwtVerifier:
                 token,
                 key,
                 algorithms=[key.algorithm_name],
-                issuer=self._rules.issuers,
+                issuer=self._rules.issuer,
                 audience=self._rules.audience,
                 leeway=LEEWAY_SECONDS,
                 options={"require": _REQUIRED, "enforce_minimum_key_length": True},

@@ -62,12 +62,15 @@ class UserDirectory:
         return answer.user
 
     def still_is(self, principal: Principal) -> bool:
-        """Whether the subject still is what the principal is, as far as is known; asks again beside it."""
+        """Whether the subject still is what the principal is, by the last answer; asks again beside it. As for calls,
+        an answer that could not be renewed for a minute counts no longer, and none is none."""
         if not self._is_known(principal.name, _FRESH_SECONDS) and self._may_ask():
             self._begin(principal.name)
         answer = self._answers.get(principal.name)
         if answer is None or self._clock() - answer.at >= _LAST_ANSWER_SECONDS:
-            return True
+            return False
+        # Who has a stream open is not forgotten for others, who only call.
+        self._answers.move_to_end(principal.name)
         user = answer.user
         if user is None:
             return principal.kind is Kind.USER and not principal.tenant

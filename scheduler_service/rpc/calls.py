@@ -6,8 +6,11 @@ Handlers take the caller from `caller()` and raise the domain's refusals; they c
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,27 +18,28 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.access import ANONYMOUS, Origin, Principal, require
-from scheduler_service.domain.errors import InvalidInput, NothingToSee, Refusal, Violation
-from scheduler_service.domain.fields import is_storable
+from scheduler_service.domain.errors import NothingToSee, Refusal
 from scheduler_service.identity.credentials import Connection, Credentials
+from scheduler_service.rpc.addresses import address_of
 from scheduler_service.rpc.degraded import DEGRADED_TRAILER, empty_list_of
 from scheduler_service.rpc.errors import code_of, status_of
 from scheduler_service.rpc.expiry import ending_with
 from scheduler_service.rpc.limits import Limits
-from scheduler_service.rpc.methods import ACTIONS, PUBLIC
+from scheduler_service.rpc.methods import ACTIONS, is_public
 from scheduler_service.rpc.metrics import CallMetrics
-from scheduler_service.rpc.open_streams import OpenStreams
+from scheduler_service.rpc.open_calls import OpenCalls
+from scheduler_service.rpc.requests import Requests
 from scheduler_service.store.errors import SchemaMissing, translate
 
 log = structlog.get_logger()
 
 _REQUEST_ID = "x-request-id"
-_MAX_REQUEST_ID = 64
+_ACCEPTABLE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _caller: ContextVar[Principal] = ContextVar("caller", default=ANONYMOUS)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -57,7 +61,7 @@ class _Around:
     credentials: Credentials
     metrics: CallMetrics
     limits: Limits
-    streams: OpenStreams
+    open: OpenCalls
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -68,74 +72,50 @@ class Calls(grpc.aio.ServerInterceptor):
         credentials: Credentials,
         metrics: CallMetrics,
         limits: Limits | None = None,
-        streams: OpenStreams | None = None,
+        open_calls: OpenCalls | None = None,
     ) -> None:
-        self._around = _Around(credentials, metrics, limits or Limits(CollectorRegistry()), streams or OpenStreams())
+        self._around = _Around(credentials, metrics, limits or Limits(CollectorRegistry()), open_calls or OpenCalls())
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(PUBLIC):
+        if handler is None:
             return handler
-        call = _Call(method, handler_call_details.invocation_metadata, self._around)
-        decode = _decoder(handler.request_deserializer)
+        method = handler_call_details.method
+        requests = Requests(method, handler.request_deserializer)
+        call = _Call(method, handler_call_details.invocation_metadata, self._around, requests)
+        # All of them as streams of bytes: of a call with a single request gRPC reads that (8 MiB of it, unpacked and
+        # decoded) before its handler may say a word.
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                call.answering(handler.unary_unary), decode, handler.response_serializer
+            return grpc.stream_unary_rpc_method_handler(
+                call.answering(handler.unary_unary), None, handler.response_serializer
             )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                call.streaming(handler.unary_stream), decode, handler.response_serializer
-            )
-        return grpc.stream_stream_rpc_method_handler(
-            call.conversing(handler.stream_stream), decode, handler.response_serializer
+        streaming = (
+            call.streaming(handler.unary_stream, requests.one)
+            if handler.unary_stream
+            else call.streaming(handler.stream_stream, requests.stream)
         )
-
-
-class _Undecodable:
-    """Stands in for a message whose bytes are none: gRPC itself would answer UNKNOWN to what a decoder raises."""
-
-    def __init__(self, error: DecodeError) -> None:
-        self.refusal = InvalidInput(Violation("request", f"its bytes are no message of this method: {error}"))
-
-
-def _decoder(decode: Callable[[bytes], Message]) -> Callable[[bytes], Message | _Undecodable]:
-    def decoded(body: bytes) -> Message | _Undecodable:
-        try:
-            return decode(body)
-        except DecodeError as error:
-            return _Undecodable(error)
-
-    return decoded
-
-
-def _sound(request: Any) -> Any:
-    if isinstance(request, _Undecodable):
-        raise request.refusal
-    return request
-
-
-async def _all_sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _sound(request)
+        return grpc.stream_stream_rpc_method_handler(streaming, None, handler.response_serializer)
 
 
 class _Call:
     """One call of one method."""
 
-    def __init__(self, method: str, metadata: Metadata, around: _Around) -> None:
+    def __init__(self, method: str, metadata: Metadata, around: _Around, requests: Requests) -> None:
         self._method = method
         self._metadata = metadata
         self._around = around
+        self._requests = requests
 
     def answering(self, handler: Callable[[Any, Context], Awaitable[Message]]) -> Any:
-        async def answer(request: Any, context: Context) -> Message:
+        async def answer(_: object, context: Context) -> Message:
             with self._around.metrics.timed(self._method) as outcome:
                 try:
-                    _caller.set(await self._principal(context))
-                    return await handler(_sound(request), context)
+                    principal = await self._principal(context)
+                    _caller.set(principal)
+                    with self._place(principal):
+                        return await handler(await self._requests.one(context), context)
                 except Exception as error:
                     refusal = self._refusal(error)
                     shows_nothing = isinstance(refusal, (SchemaMissing, NothingToSee))
@@ -148,17 +128,18 @@ class _Call:
 
         return answer
 
-    def streaming(self, handler: Callable[[Any, Context], AsyncIterator[Message]]) -> Any:
-        async def stream(request: Any, context: Context) -> AsyncIterator[Message]:
+    def streaming(
+        self, handler: Callable[[Any, Context], AsyncIterator[Message]], read: Callable[[Context], Awaitable[Any]]
+    ) -> Any:
+        async def stream(_: object, context: Context) -> AsyncIterator[Message]:
             with self._around.metrics.timed(self._method) as outcome:
                 try:
                     principal = await self._principal(context)
                     _caller.set(principal)
-                    with self._around.streams.one(self._method, principal):
-                        async with ending_with(
-                            principal, self._around.credentials.holds, partial(_abort, context)
-                        ) as watch:
-                            async for message in handler(_sound(request), context):
+                    with self._place(principal, is_stream=True):
+                        request = await read(context)
+                        async with ending_with(principal, self._holds, partial(_abort, context)) as watch:
+                            async for message in _messages(handler(request, context)):
                                 watch.is_sending = True
                                 yield message
                                 watch.is_sending = False
@@ -169,24 +150,33 @@ class _Call:
 
         return stream
 
-    def conversing(self, handler: Callable[[Any, Context], AsyncIterator[Message]]) -> Any:
-        return self.streaming(lambda requests, context: handler(_all_sound(requests), context))
+    @contextmanager
+    def _place(self, principal: Principal, *, is_stream: bool = False) -> Iterator[None]:
+        opened = self._around.open
+        if is_public(self._method):
+            place = opened.public(self._method, principal.name)
+        else:
+            place = opened.stream(self._method, principal) if is_stream else opened.call(principal)
+        with place:
+            yield
+
+    def _holds(self, principal: Principal) -> bool:
+        return is_public(self._method) or self._around.credentials.holds(principal)
 
     async def _principal(self, context: Context) -> Principal:
         """Who calls, if it may call this method at all."""
+        if is_public(self._method):
+            return replace(ANONYMOUS, name=address_of(context.peer()))
         action = ACTIONS[self._method]
-        principal = await self._around.limits.principal(
-            self._around.credentials, self._metadata, _connection(context), action
-        )
+        principal = await self._around.credentials.principal(self._metadata, _connection(context), action)
         require(principal, action)
         self._around.limits.admit(principal, self._method)
         return replace(principal, origin=self._origin(context))
 
     def _origin(self, context: Context) -> Origin:
         sent = next((str(value) for key, value in self._metadata if key == _REQUEST_ID), "")
-        request_id = sent[:_MAX_REQUEST_ID] if is_storable(sent) else ""
-        method = self._method.removeprefix("/carillon.v1.")
-        return Origin(context.peer(), request_id or secrets.token_hex(8), method)
+        request_id = sent if _ACCEPTABLE_ID.fullmatch(sent) else secrets.token_hex(8)
+        return Origin(context.peer(), request_id, self._method.removeprefix("/carillon.v1."))
 
     def _refusal(self, error: Exception) -> Refusal:
         if isinstance(error, (grpc.aio.AbortError, asyncio.CancelledError)):
@@ -201,6 +191,14 @@ class _Call:
         return Refusal(
             f"this is a fault in Carillon; its log has it as incident {incident}", reason="INTERNAL", incident=incident
         )
+
+
+async def _messages(answers: Any) -> AsyncIterator[Message]:
+    if inspect.iscoroutine(answers):
+        await answers  # as the library's health service does, which sends by itself
+        return
+    async for message in answers:
+        yield message
 
 
 def _connection(context: Context) -> Connection:

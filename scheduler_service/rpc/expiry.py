@@ -74,5 +74,8 @@ def _problem(principal: Principal, holds: Holds) -> str | None:
     if principal.expires_at is not None and datetime.now(UTC) >= principal.expires_at:
         return "the credential of this stream has expired; open another one with a new one"
     if not holds(principal):
-        return "the credential of this stream was revoked, or says something else now; open another one"
+        return (
+            "the credential of this stream was revoked, says something else now, or cannot be looked up; open another"
+            " one"
+        )
     return None

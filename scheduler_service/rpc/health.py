@@ -7,17 +7,20 @@ restart what does not answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health import aio
+
+from scheduler_service.domain.errors import NotFound
 
 
 class Health:
     """Not serving until `set` says that nothing is in the way."""
 
     def __init__(self, services: Sequence[str]) -> None:
-        self.servicer = aio.HealthServicer()
         self._services = ("", *services)
+        self.servicer = _OfThese((*self._services, health.SERVICE_NAME))
 
     async def set(self, problem: str | None) -> None:
         """`problem`: why calls cannot be answered now; None if they can."""
@@ -29,3 +32,23 @@ class Health:
     async def drain(self) -> None:
         """Not serving, for good: the replica goes."""
         await self.servicer.enter_graceful_shutdown()
+
+
+class _OfThese(aio.HealthServicer):
+    """The library would keep whoever watches a name that is no service, and the name, until there is one."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self._names = frozenset(names)
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        self._refuse_unknown(request)
+        return await super().Check(request, context)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        self._refuse_unknown(request)
+        await super().Watch(request, context)
+
+    def _refuse_unknown(self, request: health_pb2.HealthCheckRequest) -> None:
+        if request.service not in self._names:
+            raise NotFound("there is no service of this name; leave it empty for the whole")

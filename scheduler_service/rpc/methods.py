@@ -14,6 +14,20 @@ from scheduler_service.domain.access import Action
 PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Anybody may call these."""
 
+_MIB = 1024 * 1024
+_MOST_BYTES_OF_PUBLIC = 4 * 1024
+_MOST_BYTES = 128 * 1024
+# A document of 256 KiB of JSON has up to 1.5 MiB as a Struct.
+_MOST_BYTES_OF: Mapping[str, int] = {
+    "/carillon.v1.RegistryService/RegisterJobs": 8 * _MIB,
+    "/carillon.v1.WorkerService/Work": 8 * _MIB,
+    "/carillon.v1.JobService/UpdateJob": 2 * _MIB,
+    "/carillon.v1.JobService/TriggerJob": 2 * _MIB,
+    "/carillon.v1.JobService/BackfillJob": 2 * _MIB,
+    "/carillon.v1.ScheduleService/PutSchedule": 2 * _MIB,
+    "/carillon.v1.ScheduleService/RunSchedule": 2 * _MIB,
+}
+
 ACTIONS: Mapping[str, Action] = {
     "/carillon.v1.RegistryService/RegisterJobs": Action.REGISTER,
     "/carillon.v1.RegistryService/RemoveJob": Action.REGISTER,
@@ -54,6 +68,15 @@ ACTIONS: Mapping[str, Action] = {
 }
 
 
+def is_public(method: str) -> bool:
+    return method.startswith(PUBLIC)
+
+
+def most_bytes(method: str) -> int:
+    """How large a request of this method may be."""
+    return _MOST_BYTES_OF_PUBLIC if is_public(method) else _MOST_BYTES_OF.get(method, _MOST_BYTES)
+
+
 def methods_of(service: str) -> list[str]:
     """The full names of a service's methods, as its proto has them. `service`: such as `carillon.v1.JobService`."""
     found = descriptor_pool.Default().FindServiceByName(service)
@@ -62,4 +85,4 @@ def methods_of(service: str) -> list[str]:
 
 def unlisted(methods: Iterable[str]) -> list[str]:
     """Those of these full names (`/carillon.v1.JobService/GetJob`) that have no action here."""
-    return [method for method in methods if method not in ACTIONS and not method.startswith(PUBLIC)]
+    return [method for method in methods if method not in ACTIONS and not is_public(method)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from carillon.v1 import registry_service_pb2 as pb
 from carillon.v1 import registry_service_pb2_grpc
 
+from scheduler_service.domain.errors import InvalidInput, Violation
 from scheduler_service.domain.fields import Violations
+from scheduler_service.domain.job_rules import MAX_JOBS
 from scheduler_service.domain.names import JobName
 from scheduler_service.rpc.calls import Context, caller
 from scheduler_service.rpc.job_messages import read_manifest, write_change, write_job
@@ -24,6 +26,7 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         self._default_time_zone = default_time_zone
 
     async def RegisterJobs(self, request: pb.RegisterJobsRequest, context: Context) -> pb.RegisterJobsResponse:
+        _refuse_too_many(request)
         wrong = Violations(unknown_fields(request))
         manifest = read_manifest(request, wrong)
         registration = await registry.register_jobs(
@@ -45,3 +48,10 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         name = JobName.parse(request.name)
         job = await registry.remove_job(self._database, self._wakeups, caller(), name)
         return pb.RemoveJobResponse(job=write_job(job, self._default_time_zone))
+
+
+def _refuse_too_many(request: pb.RegisterJobsRequest) -> None:
+    """Before any is read: a hundred thousand take seconds."""
+    if len(request.jobs) > MAX_JOBS:
+        problem = f"there are {len(request.jobs):,} jobs; at most {MAX_JOBS:,} are allowed"
+        raise InvalidInput(Violation("jobs", problem))

@@ -37,8 +37,8 @@ class ConnectionLimits:
     """On each port."""
     handshake_seconds: float = 10.0
     """For TLS and HTTP/2 to begin."""
-    idle_seconds: float = 600.0
-    """How long a connection without a call is kept."""
+    idle_seconds: float = 60.0
+    """How long a connection without a call is kept: idle ones keep others out. Clients connect again by themselves."""
     ping_seconds: float = 30.0
     """After how much silence a client is asked whether it is there."""
     pong_seconds: float = 10.0

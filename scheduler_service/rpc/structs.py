@@ -11,17 +11,19 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
-from scheduler_service.domain.fields import MAX_JSON_BYTES, Violations
+from scheduler_service.domain.fields import MAX_JSON_BYTES, MAX_JSON_DEPTH, Violations
 
 _EXACT = 2**53
 # A Struct takes up to five and a half times the bytes of its JSON: a digit and a comma become eleven.
 _LARGEST = 6 * MAX_JSON_BYTES
+# Protobuf reads 100 messages inside each other, three of which are one level of JSON.
+_TOO_DEEP = f"(nested deeper than {MAX_JSON_DEPTH} levels, left out)"
 
 
 def to_struct(document: Mapping[str, Any]) -> Struct:
-    """The Struct of a JSON object."""
+    """The Struct of a JSON object. In the place of what is nested too deeply to be read stands a note."""
     struct = Struct()
-    struct.update({key: _exact(value) for key, value in document.items()})
+    struct.update({key: _exact(value, 1) for key, value in document.items()})
     return struct
 
 
@@ -39,15 +41,17 @@ def from_struct(struct: Struct) -> dict[str, Any]:
     return {key: _plain(value) for key, value in struct.fields.items()}
 
 
-def _exact(value: Any) -> Any:
+def _exact(value: Any, depth: int) -> Any:
+    if depth == MAX_JSON_DEPTH and value and isinstance(value, Mapping | list):
+        return _TOO_DEEP
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
         return value if _is_double(value) else str(value)
     if isinstance(value, Mapping):
-        return {key: _exact(inner) for key, inner in value.items()}
+        return {key: _exact(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_exact(inner) for inner in value]
+        return [_exact(inner, depth + 1) for inner in value]
     return value
 
 

@@ -16,11 +16,13 @@ from carillon.v1 import worker_service_pb2, worker_service_pb2_grpc
 
 from scheduler_service.domain.access import Action, Principal, require
 from scheduler_service.domain.attempt import ItemResult, Result
-from scheduler_service.domain.errors import Unavailable
+from scheduler_service.domain.errors import RateLimited, Unavailable
+from scheduler_service.domain.rates import Buckets, Rate
 from scheduler_service.rpc import work_decode
 from scheduler_service.rpc.work_decode import Malformed
 from scheduler_service.rpc.work_outbox import Outbox
-from scheduler_service.rpc.work_pace import HeartbeatPace
+from scheduler_service.rpc.work_pace import Pace
+from scheduler_service.usecases.lanes import Room
 from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.report import Reports
 from scheduler_service.usecases.sessions import ConnectedSession, Sessions
@@ -28,26 +30,34 @@ from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 log = structlog.get_logger()
 
 HELLO_SECONDS = 10.0
-_MOST_UNCOMMITTED = 50_000
-_LOOK_AGAIN_SECONDS = 0.05
 
 WorkRequest = worker_service_pb2.WorkRequest
 WorkResponse = worker_service_pb2.WorkResponse
 
 
+def openings(most_streams: int) -> Rate:
+    """How often a principal that may have so many streams may open one: all of them twice at once, then each one
+    every 10 s; with few, as if it were 100."""
+    streams = max(most_streams, 100)
+    return Rate(per_second=streams / 10, burst=streams * 2)
+
+
+OPENINGS = openings(500)
+
+
 class Results(Protocol):
-    """Where results go; its length is how many are not committed yet."""
+    """Where results go. `room`: whether a session may send more of them."""
+
+    room: Room
 
     def submit(self, results: Sequence[Result], session: ConnectedSession) -> None: ...
 
-    def submit_items(self, items: Sequence[ItemResult]) -> None: ...
-
-    def __len__(self) -> int: ...
+    def submit_items(self, items: Sequence[ItemResult], session: ConnectedSession) -> None: ...
 
 
 class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
     """`caller` says who makes the call that is being handled; `lease`, `heartbeat_interval` and `hello_timeout` are in
-    seconds."""
+    seconds. `openings`: how often a principal may open a stream."""
 
     def __init__(
         self,
@@ -61,6 +71,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         lease: float = 30.0,
         heartbeat_interval: float = 5.0,
         hello_timeout: float = HELLO_SECONDS,
+        openings: Rate = OPENINGS,
         new_outbox: Callable[[], Outbox] = Outbox,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,6 +84,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         self._lease = lease
         self._heartbeat_interval = heartbeat_interval
         self._hello_timeout = hello_timeout
+        self._openings = Buckets(openings)
         self._new_outbox = new_outbox
         self._clock = clock
         self._draining = False
@@ -89,6 +101,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             raise Unavailable("this replica is going; connect to another one")
         principal = self._caller()
         require(principal, Action.WORK)
+        self._refuse_too_many(principal)
         first = await self._first_message(request_iterator)
         if first is None:
             return
@@ -97,7 +110,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         hello = work_decode.hello_of(first.hello)
         credit = work_decode.credit_of(first.credit, 0)
         session = await self._leases.open(principal, hello, outbox)
-        pace = HeartbeatPace(self._heartbeat_interval, self._lease, len(hello.held_claims), self._clock)
+        pace = Pace.of(self._heartbeat_interval, self._lease, len(hello.held_claims), self._clock)
         reader = asyncio.ensure_future(self._read(request_iterator, session, outbox, pace))
         self._begun(session, outbox, reader)
         # A writer that waits for a worker which went away is not told; the call is.
@@ -125,6 +138,13 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             for outbox in list(self._streams):
                 outbox.end(Unavailable("this replica stops; connect to another one"))
 
+    def _refuse_too_many(self, principal: Principal) -> None:
+        """Each stream writes its session's row. Errors: RateLimited."""
+        if wait := self._openings.take(str(principal), self._clock()):
+            raise RateLimited(
+                f"{principal} opens work streams too often; keep one open for each worker", retry_after=wait
+            )
+
     def _begun(self, session: ConnectedSession, outbox: Outbox, reader: asyncio.Future[None]) -> None:
         def ended() -> None:
             self._leases.close(session)
@@ -149,7 +169,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         return first
 
     async def _read(
-        self, requests: AsyncIterator[WorkRequest], session: ConnectedSession, outbox: Outbox, pace: HeartbeatPace
+        self, requests: AsyncIterator[WorkRequest], session: ConnectedSession, outbox: Outbox, pace: Pace
     ) -> None:
         """Takes the worker's messages until it closes its side, says Goodbye, or one is wrong."""
         try:
@@ -158,9 +178,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
                     await self._leave(session)
                     break
                 self._take(request, session, outbox, pace)
-                # While the database is away, what is reported waits in the workers, not in our memory.
-                while len(self._results) > _MOST_UNCOMMITTED:  # noqa: ASYNC110  # nothing says that it shrank
-                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                await self._results.room.wait(session)
+                await self._reports.room.wait(session)
             outbox.finish()
         except Exception as error:
             outbox.end(error)
@@ -172,19 +191,22 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         leaving.add_done_callback(self._leaving.discard)
         await asyncio.shield(leaving)
 
-    def _take(self, request: WorkRequest, session: ConnectedSession, outbox: Outbox, pace: HeartbeatPace) -> None:
+    def _take(self, request: WorkRequest, session: ConnectedSession, outbox: Outbox, pace: Pace) -> None:
         kind = request.WhichOneof("message")
         if kind == "results":
             results = work_decode.results_of(request.results.results, session.session_id)
+            pace.results.check(len(results), outbox.runs)
             self._results.submit(results, session)
         elif kind == "items":
-            self._results.submit_items(work_decode.items_of(request.items, session.session_id))
+            self._results.submit_items(work_decode.items_of(request.items, session.session_id), session)
         elif kind == "starts":
-            self._reports.started(session.session_id, work_decode.starts_of(request.starts))
+            starts = work_decode.starts_of(request.starts)
+            pace.starts.check(len(starts), outbox.runs)
+            self._reports.started(session, starts)
         elif kind == "progress":
-            self._reports.progressed(session.session_id, work_decode.progress_of(request.progress))
+            self._reports.progressed(session, work_decode.progress_of(request.progress))
         elif kind == "heartbeat":
-            pace.check(len(request.heartbeat.held_claims), outbox.claims)
+            pace.heartbeats.check(len(request.heartbeat.held_claims), outbox.claims)
             held = work_decode.claims_of(request.heartbeat.held_claims)
             self._leases.beat(session, request.heartbeat.sequence, [*held, *outbox.unsent_claims])
         elif kind == "hello":

@@ -7,7 +7,7 @@ are cut, numbers brought into range, and a result that cannot be recorded become
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Sized
 from uuid import UUID
 
 import structlog
@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 MAX_CREDIT = 100_000
 MAX_HELD_CLAIMS = 100_000
+MAX_ENTRIES = 2_000
+"""Starts, reports, items or results in a message: four times what our client sends."""
 _MAX_WORKER = 200
 _MAX_ROUTES = 1_000
 _MAX_KEY = 256
@@ -89,13 +91,20 @@ def credit_of(credit: int, granted: int) -> int:
     return credit
 
 
+def _require_few(field: str, entries: Sized) -> None:
+    if len(entries) > MAX_ENTRIES:
+        raise Malformed(field, f"has {len(entries):,} entries; send at most {MAX_ENTRIES:,} in a message")
+
+
 def starts_of(message: work_pb2.Starts) -> list[tuple[AttemptRef, float]]:
     """Errors: Malformed."""
+    _require_few("starts.starts", message.starts)
     return [(_ref(start.attempt), _seconds(start.age)) for start in message.starts]
 
 
 def progress_of(message: work_pb2.ProgressReports) -> list[tuple[AttemptRef, tuple[int, int, str]]]:
     """Errors: Malformed."""
+    _require_few("progress.reports", message.reports)
     return [(_ref(report.attempt), _progress(report.progress)) for report in message.reports]
 
 
@@ -105,6 +114,7 @@ def _progress(progress: run_pb2.Progress) -> tuple[int, int, str]:
 
 def items_of(message: work_pb2.ItemResults, session_id: UUID) -> list[ItemResult]:
     """Items whose key cannot be kept are left out, with a warning. Errors: Malformed."""
+    _require_few("items.results", message.results)
     items = []
     for item in message.results:
         ref = _ref(item.attempt)
@@ -116,8 +126,9 @@ def items_of(message: work_pb2.ItemResults, session_id: UUID) -> list[ItemResult
     return items
 
 
-def results_of(messages: Iterable[work_pb2.AttemptResult], session_id: UUID) -> list[Result]:
+def results_of(messages: Sequence[work_pb2.AttemptResult], session_id: UUID) -> list[Result]:
     """Errors: Malformed."""
+    _require_few("results.results", messages)
     return [_result(message, session_id) for message in messages]
 
 

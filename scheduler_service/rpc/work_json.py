@@ -4,9 +4,10 @@ batch of results with it."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from scheduler_service.domain.fields import left_out
+from scheduler_service.domain.fields import MAX_JSON_DEPTH, left_out
 
 MAX_BYTES = 64 * 1024
 _MAX_NUMBER = 400  # characters, and powers of ten: beyond, numeric overflows before a double's range is any help
@@ -31,12 +32,15 @@ def problem_of(name: str, text: str) -> str | None:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=number)
         if not isinstance(value, dict):
             return f"{name} is not a JSON object"
+        # Most texts have too few brackets to need a look.
+        if text.count("{") + text.count("[") > MAX_JSON_DEPTH and _is_too_deep(value):
+            return f"{name} is nested deeper than {MAX_JSON_DEPTH} levels"
         if "\\u" in text:
             _check_texts(value)
         if longer > 0 and len(text.encode()) + longer > MAX_BYTES:
             return f"{name} is larger than 64 KiB once its numbers are written out, as they are stored"
     except RecursionError:
-        return f"{name} is nested too deeply"
+        return f"{name} is nested deeper than {MAX_JSON_DEPTH} levels"
     except ValueError as error:
         return f"{name} is not JSON that can be kept: {error}"
     return None
@@ -51,6 +55,20 @@ def _number(text: str) -> float:
     if len(text) > _MAX_NUMBER or (exponent and abs(int(exponent)) > _MAX_NUMBER):
         raise ValueError("it has a number that is too large, too small or too long")
     return float(text)
+
+
+def _is_too_deep(value: Any) -> bool:
+    """Whether something stands below as many levels as requests may have: whoever reads it decodes no more."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        level = [inner for outer in level for inner in _inside(outer)]
+    return bool(level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _check_texts(value: Any) -> None:

@@ -27,11 +27,12 @@ T = TypeVar("T")
 
 class Outbox:
     """One stream's outgoing queue: the port through which everybody else sends. `on_end` is called once, when the
-    stream can send no more. `claims`: how many were assigned on it."""
+    stream can send no more. `claims` and `runs`: how many were assigned on it."""
 
     def __init__(self, *, most_entries: int = MOST_ENTRIES, most_characters: int = MOST_CHARACTERS) -> None:
         self.on_end: Callable[[], None] = lambda: None
         self.claims = 0
+        self.runs = 0
         self._most_entries = most_entries
         self._most_characters = most_characters
         self._characters = 0
@@ -54,6 +55,7 @@ class Outbox:
     def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
         if not self._is_over:
             self.claims += 1
+            self.runs += len(runs)
             self._runs.extend((claim_id, run) for run in runs)
             self._characters += sum(len(run.payload) for run in runs)
             self._grown()

@@ -12,8 +12,8 @@ from scheduler_service.store.database import Transaction
 
 _RECORD = text("""
 insert into carillon.audit_events
-  (event_at, principal, action, resource, tenant_id, before, after, request_id, address)
-select clock_timestamp(), :principal, c.action, c.resource, c.tenant_id, c.before, c.after, :request_id, :address
+  (principal, action, resource, tenant_id, before, after, request_id, address)
+select :principal, c.action, c.resource, c.tenant_id, c.before, c.after, :request_id, :address
 from unnest(cast(:actions as text[]), cast(:resources as text[]), cast(:tenants as text[]),
             cast(:befores as jsonb[]), cast(:afters as jsonb[]))
   with ordinality c (action, resource, tenant_id, before, after, place)

@@ -7,9 +7,10 @@ sealing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, LiteralString
 
 import psycopg
@@ -29,7 +30,8 @@ CAP = 100_000
 """How many unsealed events are counted for operators. The figure then means: so many or more."""
 
 _ROWS_AT_A_TIME = 500
-_TIME: LiteralString = "(extract(epoch from {}) * 1000000)::bigint::text"
+# Not as a bigint: PostgreSQL has times, `infinity` among them, that are beyond it.
+_TIME: LiteralString = "trunc(extract(epoch from {}) * 1000000)::text"
 _TEXTS: LiteralString = (
     f"e.event_id::text, {_TIME.format('e.event_at')}, e.principal, e.action, e.resource, e.tenant_id,"
     " e.before::text, e.after::text, e.request_id, e.address"
@@ -38,44 +40,105 @@ _TEXTS: LiteralString = (
 _ALONE: LiteralString = "select pg_try_advisory_xact_lock(hashtextextended('carillon.audit_seals', 0))"
 _LAST: LiteralString = "select position, hash, sealed_at from carillon.audit_seals order by position desc limit 1"
 _NOW: LiteralString = f"select n, {_TIME.format('n')} from clock_timestamp() n"
-# What has a seal already is no part of it: a row in the queue twice must not stop the chain.
-_WAITING: LiteralString = f"""
-select e.event_id, {_TEXTS}
+# A row in the queue whose event has its seal already must not stop the chain.
+_WAITING: LiteralString = """
+select q.event_id, s.event_id is not null
 from carillon.audit_unsealed q join carillon.audit_events e using (event_id)
-where not exists (select from carillon.audit_seals s where s.event_id = q.event_id)
+  left join carillon.audit_seals s using (event_id)
+where q.event_id <> all (%(without)s::bigint[])
 order by q.event_id limit %(limit)s"""
+_READ: LiteralString = f"""
+select e.event_id, {_TEXTS} from carillon.audit_events e where e.event_id = any (%(event_ids)s::bigint[])
+order by e.event_id"""
 _SEAL: LiteralString = """
 insert into carillon.audit_seals (position, event_id, hash, sealed_at)
 select %(after)s + place, event_id, hash, %(now)s
 from unnest(%(event_ids)s::bigint[], %(hashes)s::bytea[]) with ordinality as sealed (event_id, hash, place)"""
-_FORGET: LiteralString = """
-delete from carillon.audit_unsealed q
-where q.event_id <= %(upto)s and exists (select from carillon.audit_seals s where s.event_id = q.event_id)"""
+_FORGET: LiteralString = "delete from carillon.audit_unsealed where event_id = any (%(event_ids)s::bigint[])"
+# What lies in one row, whoever reads it and whenever: data exceptions and broken constraints, out of memory, beyond a
+# limit (a document's text may be longer than the longest text), damaged data.
+_OF_ONE_ROW = ("22", "23", "53200", "54", "XX")
 
 
-async def seal(connection: Connection, *, limit: int = BATCH) -> int:
-    """Seals the first events that wait for it, in one transaction; answers how many. None while another replica is at
-    it."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction did. `set_aside`: events that cannot be sealed, and the kind of error that reading each
+    meets. `more`: others may wait."""
+
+    sealed: int
+    set_aside: Mapping[int, str]
+    more: bool
+
+
+async def seal(connection: Connection, *, without: Collection[int] = (), limit: int = BATCH) -> Batch | None:
+    """Seals the first events that wait for it, but those in `without`, in one transaction. None while another replica
+    is at it."""
     async with connection.transaction():
         if await (await connection.execute(_ALONE)).fetchone() != (True,):
-            return 0
+            return None
         # From here on each statement sees what the one before us committed.
         last = await (await connection.execute(_LAST)).fetchone()
         now, sealing_time = await _one(connection, _NOW)
-        sealed: list[tuple[int, bytes]] = []
-        after, chained = (last[0], last[1]) if last else (0, b"")
+        values = {"without": arrays.plain(without), "limit": limit}
+        rows = await (await connection.execute(_WAITING, values)).fetchall()
+        chain = _Chain(connection, last[0] if last else 0, last[1] if last else b"", sealing_time)
+        if waiting := [event_id for event_id, has_seal in rows if not has_seal]:
+            await chain.take(waiting)
+            await chain.write(now)
+        done = [event_id for event_id, has_seal in rows if has_seal] + [event_id for event_id, _ in chain.sealed]
+        if done:
+            await connection.execute(_FORGET, {"event_ids": arrays.plain(done)})
+    return Batch(len(chain.sealed), chain.set_aside, more=len(rows) == limit)
+
+
+class _Chain:
+    """The seals that one transaction adds, after the one at `position` whose hash is `hashed`."""
+
+    def __init__(self, connection: Connection, position: int, hashed: bytes, sealing_time: str) -> None:
+        self._connection = connection
+        self._after = position
+        self._hash = hashed
+        self._sealing_time = sealing_time
+        self.sealed: list[tuple[int, bytes]] = []
+        self.set_aside: dict[int, str] = {}
+
+    async def take(self, event_ids: Sequence[int]) -> None:
+        """Makes the seals of events, in their order. Those that cannot be read together are read in halves, and so on,
+        until the one that stops them stands alone and is set aside."""
+        there = len(self.sealed)
+        try:
+            async with self._connection.transaction():
+                await self._read(event_ids)
+        except psycopg.Error as error:
+            if not (error.sqlstate or "").startswith(_OF_ONE_ROW):
+                raise
+            del self.sealed[there:]
+            # Its kind only: the message may have what stands in the row.
+            kind = type(error).__name__
+        else:
+            return
+        if len(event_ids) == 1:
+            self.set_aside[event_ids[0]] = kind
+            return
+        middle = len(event_ids) // 2
+        await self.take(event_ids[:middle])
+        await self.take(event_ids[middle:])
+
+    async def _read(self, event_ids: Sequence[int]) -> None:
         # Row by row: the documents of a batch may be large together.
-        async with connection.cursor() as waiting:
-            async for event_id, *texts in waiting.stream(_WAITING, {"limit": limit}):
-                chained = audit_chain.seal(chained, after + len(sealed) + 1, sealing_time, texts)
-                sealed.append((event_id, chained))
-        if not sealed:
-            return 0
-        event_ids = arrays.plain(event_id for event_id, _ in sealed)
-        hashes = [each for _, each in sealed]
-        await connection.execute(_SEAL, {"after": after, "event_ids": event_ids, "hashes": hashes, "now": now})
-        await connection.execute(_FORGET, {"upto": sealed[-1][0]})
-    return len(sealed)
+        async with self._connection.cursor() as reading:
+            async for event_id, *texts in reading.stream(_READ, {"event_ids": arrays.plain(event_ids)}):
+                position = self._after + len(self.sealed) + 1
+                previous = self.sealed[-1][1] if self.sealed else self._hash
+                self.sealed.append((event_id, audit_chain.seal(previous, position, self._sealing_time, texts)))
+
+    async def write(self, now: datetime) -> None:
+        if not self.sealed:
+            return
+        event_ids = arrays.plain(event_id for event_id, _ in self.sealed)
+        hashes = [each for _, each in self.sealed]
+        values = {"after": self._after, "event_ids": event_ids, "hashes": hashes, "now": now}
+        await self._connection.execute(_SEAL, values)
 
 
 async def _one(connection: Connection, query: LiteralString) -> TupleRow:
@@ -97,7 +160,7 @@ _STANDING: LiteralString = """
 select
   coalesce((select position from carillon.audit_seals order by position desc limit 1), 0),
   (select count(*) from (select from carillon.audit_unsealed limit %(cap)s) waiting),
-  coalesce((select extract(epoch from clock_timestamp() - e.event_at)::float8
+  coalesce((select (extract(epoch from clock_timestamp()) - extract(epoch from e.event_at))::float8
             from carillon.audit_unsealed q join carillon.audit_events e using (event_id)
             order by q.event_id limit 1), 0)"""
 
@@ -123,7 +186,8 @@ select e.event_id, q.event_id is not null as queued
 from carillon.audit_events e left join carillon.audit_unsealed q using (event_id)
 where (cast(:after as bigint) is null or e.event_id > :after) and (cast(:upto as bigint) is null or e.event_id <= :upto)
   and not exists (select from carillon.audit_seals s where s.event_id = e.event_id)
-  and (q.event_id is null or e.event_at < :now - cast(:longest as interval))
+  and (q.event_id is null
+       or e.event_at not between :now - cast(:longest as interval) and :now + cast(:longest as interval))
 order by e.event_id limit 1""")
 _GONE = text("""
 select min(q.event_id) from carillon.audit_unsealed q
@@ -161,8 +225,8 @@ def _link(position: int, event_id: int, hashed: Any, sealed_at: Any, time: str, 
 
 
 async def first_not_sealed(tx: Transaction, after: int | None, upto: int | None) -> tuple[int, bool] | None:
-    """The first event in a range of ids `(after, upto]` (None: without an end) that has no seal and should: it has
-    waited for too long, or does not even wait. And whether it waits."""
+    """The first event in a range of ids `(after, upto]` (None: without an end) that has no seal and perhaps should:
+    it waits and was written over a minute ago (or in the future), or does not even wait. And whether it waits."""
     values = {"after": after, "upto": upto, "now": tx.now, "longest": LONGEST_UNSEALED}
     row = (await tx.connection.execute(_NOT_SEALED, values)).one_or_none()
     return None if row is None else (row.event_id, row.queued)

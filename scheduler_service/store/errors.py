@@ -17,6 +17,11 @@ class SchemaMissing(Unavailable):
     """The schema is not there, or is another than this code expects."""
 
 
+class MigrationRefused(Exception):
+    """The schema cannot be brought further as things are. The message says what is in the way and what to do; nothing
+    is half done."""
+
+
 def translate(error: BaseException) -> Refusal | None:
     """What a caller is told of a driver's error; None if it is no passing state of the database but a fault of ours."""
     if isinstance(error, PoolTimeout):

@@ -1,26 +1,64 @@
 """The schema: applied from `migrations/*.sql` with the migrator's credential, and checked by everyone else.
 
 The SQL files are the source of truth and guard themselves, so that psql or Alembic may go first; Alembic keeps the
-books. Whoever migrates holds an advisory lock, so that replicas that start together do not race.
+books. Whoever migrates holds an advisory lock, so that replicas that start together do not race, and waits for a table
+only briefly, since everyone who wants it then waits behind the migration.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import alembic.command
 import psycopg
 from alembic.config import Config
+from psycopg import sql
+from psycopg.errors import DeadlockDetected, LockNotAvailable, ObjectNotInPrerequisiteState
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
+from scheduler_service.store.errors import MigrationRefused
 from scheduler_service.store.logins import Login, give_login
 
 FOLDER = Path(__file__).parent.parent.parent / "migrations"
+
 _LOCK = "select pg_advisory_lock(hashtext('carillon.migrate'))"
+_GROUPS = ("carillon_engine", "carillon_api", "carillon_auditor", "carillon_backup")
+_WHO = (
+    "'pid ' || pid || ' (login ' || coalesce(usename, '?') || coalesce(', ' || nullif(application_name, ''), '') || ')'"
+)
+_HAS_THE_LOCK = f"""
+select {_WHO} from pg_locks l join pg_stat_activity a using (pid)
+where locktype = 'advisory' and granted and objsubid = 1 and datname = current_database()
+  and l.database = (select oid from pg_database where datname = current_database())
+  and (classid::bigint << 32) | objid::bigint = hashtext('carillon.migrate')"""
+# The oldest transactions first; of whose a migrator that is no superuser sees no times.
+_USE_TABLES = f"""
+select {_WHO} || ' uses ' || min(relation::regclass::text)
+  || case when count(*) > 1 then ' and ' || count(*) - 1 || ' more' else '' end
+  || coalesce(', for ' || extract(epoch from clock_timestamp() - xact_start)::bigint || ' s', '')
+from (select distinct pid, relation from pg_locks join pg_class c on c.oid = relation
+      where relnamespace = to_regnamespace('carillon') and relkind in ('r', 'p') and granted
+        and database = (select oid from pg_database where datname = current_database())) held
+  join pg_stat_activity a using (pid)
+where pid <> pg_backend_pid()
+group by pid, usename, application_name, xact_start order by xact_start nulls last limit 3"""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long migrating waits, in seconds: for another that migrates; for a table that somebody uses, at each of some
+    tries; and from one try to the next."""
+
+    turn: float = 300.0
+    table: float = 3.0
+    tries: int = 5
+    pause: float = 2.0
 
 
 def expected_version() -> int:
@@ -28,20 +66,22 @@ def expected_version() -> int:
     return max(int(file.name[:4]) for file in FOLDER.glob("[0-9]*.sql"))
 
 
-def migrate(migration_url: str, logins: Iterable[Login] = ()) -> int:
+def migrate(migration_url: str, logins: Iterable[Login] = (), patience: Patience = Patience()) -> int:
     """Brings the schema to this code's version and gives the logins; answers the version. Safe to repeat, and while
-    others do the same. Errors: psycopg and SQLAlchemy errors as they come."""
+    others do the same. Errors: MigrationRefused; psycopg and SQLAlchemy errors as they come."""
     with psycopg.connect(migration_url, autocommit=True) as guard:
-        guard.execute(_LOCK)
-        # First of all by itself: it makes the roles, and the book that Alembic writes in.
+        _take_turn(guard, patience)
+        _claim_roles(guard)
+        # First of all by itself: it makes the book that Alembic writes in.
         guard.execute(_file("0001_foundation.sql"))
+        _let_connect(guard)
         for login in logins:
             give_login(guard, login)
         row = guard.execute("select max(number) from carillon.migrations").fetchone()
         version = int(row[0]) if row else 0
         if version > expected_version():
             return version  # a newer release was here: nothing of it is undone
-        _upgrade(migration_url)
+        _upgrade_patiently(guard, migration_url, patience)
     return expected_version()
 
 
@@ -56,10 +96,61 @@ def _file(name: str) -> bytes:
     return (FOLDER / name).read_bytes()
 
 
-def _upgrade(migration_url: str) -> None:
+def _wait_at_most(seconds: float) -> str:
+    return f"set lock_timeout = {max(1, round(seconds * 1000))}"
+
+
+def _take_turn(guard: psycopg.Connection, patience: Patience) -> None:
+    guard.execute(_wait_at_most(patience.turn).encode())
+    try:
+        guard.execute(_LOCK)
+    except LockNotAvailable:
+        raise MigrationRefused(
+            f"{_listed(guard, _HAS_THE_LOCK)} has been migrating this database for over {patience.turn:g} s, or holds"
+            " the lock for it; let it end, or end it (select pg_terminate_backend(pid)), and migrate again"
+        ) from None
+    guard.execute(_wait_at_most(patience.table).encode())
+
+
+def _claim_roles(guard: psycopg.Connection) -> None:
+    try:
+        guard.execute(_file("0000_roles.sql"))
+    except ObjectNotInPrerequisiteState as error:
+        raise MigrationRefused(f"{error.diag.message_primary}. {error.diag.message_hint}") from None
+
+
+def _let_connect(guard: psycopg.Connection) -> None:
+    """Also where the public may not. Without the right to say so, it is as the database's owner has it."""
+    database = sql.Identifier(guard.info.dbname)
+    groups = sql.SQL(", ").join(map(sql.Identifier, _GROUPS))
+    guard.execute(sql.SQL("grant connect on database {} to {}").format(database, groups))
+
+
+def _upgrade_patiently(guard: psycopg.Connection, migration_url: str, patience: Patience) -> None:
+    """Tries again while others use the tables. Between two tries nobody waits for us."""
+    in_the_way = ""
+    for attempt in range(patience.tries):
+        time.sleep(patience.pause if attempt else 0)
+        try:
+            return _upgrade(migration_url, patience)
+        except (LockNotAvailable, DeadlockDetected):
+            in_the_way = _listed(guard, _USE_TABLES) or in_the_way
+    raise MigrationRefused(
+        f"Carillon's tables are in use, and migrating gave up after {patience.tries} tries:"
+        f" {in_the_way or 'nobody is seen there any more'}. Let it end, or end it (select pg_terminate_backend(pid)),"
+        " and migrate again; schedulers go on meanwhile"
+    )
+
+
+def _listed(guard: psycopg.Connection, query: str) -> str:
+    return "; ".join(row[0] for row in guard.execute(query.encode()).fetchall())
+
+
+def _upgrade(migration_url: str, patience: Patience) -> None:
     engine = create_engine(make_url(migration_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
     with engine.connect() as connection:
         connection.execute(text("set role carillon_owner"))
+        connection.execute(text(_wait_at_most(patience.table)))
         connection.commit()
         config = Config()
         config.set_main_option("script_location", str(FOLDER / "alembic"))

@@ -20,8 +20,8 @@ class AnsweredRequest:
 async def lock_request(tx: Transaction, request_id: str) -> None:
     """Makes others of the same principal and id wait until this transaction has ended."""
     await tx.connection.execute(
-        text("select pg_advisory_xact_lock(hashtextextended(:key, 0))"),
-        {"key": f"carillon.requests {tx.principal} {request_id}"},
+        text("select pg_advisory_xact_lock(hashtextextended(:request_id, hashtextextended(:principal, 0)))"),
+        {"request_id": _kept_as(tx, request_id), "principal": f"carillon.requests {tx.principal}"},
     )
 
 
@@ -33,7 +33,7 @@ async def find_request(tx: Transaction, request_id: str) -> AnsweredRequest | No
                 "select digest, response from carillon.requests"
                 " where principal = :principal and request_id = :request_id"
             ),
-            {"principal": str(tx.principal), "request_id": request_id},
+            {"principal": str(tx.principal), "request_id": _kept_as(tx, request_id)},
         )
     ).one_or_none()
     return AnsweredRequest(bytes(row.digest), bytes(row.response)) if row is not None else None
@@ -48,9 +48,15 @@ async def keep_request(tx: Transaction, request_id: str, answered: AnsweredReque
         ),
         {
             "principal": str(tx.principal),
-            "request_id": request_id,
+            "request_id": _kept_as(tx, request_id),
             "digest": answered.digest,
             "response": answered.response,
             "now": tx.now,
         },
     )
+
+
+def _kept_as(tx: Transaction, request_id: str) -> str:
+    """A user may have JWTs of several tenants: each has ids of its own. No tenant's name has a slash."""
+    tenant = tx.principal.tenant
+    return f"{tenant}/{request_id}" if tenant else request_id

@@ -25,18 +25,18 @@ select %(session_id)s, %(worker)s, %(client)s, %(principal)s, %(routes)s, %(repl
        t.now + %(lease)s * interval '1 second'
 from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) t
 on conflict (session_id) do update set
-  worker = excluded.worker, client = excluded.client, routes = excluded.routes, replica = excluded.replica,
+  client = excluded.client, routes = excluded.routes, replica = excluded.replica,
   stream = sessions.stream + 1, heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at
-where sessions.principal = excluded.principal
+where sessions.principal = excluded.principal and sessions.worker = excluded.worker
 returning stream
 """
 
 _RESUME = """
 update carillon.sessions s set
-  worker = %(worker)s, client = %(client)s, routes = %(routes)s, replica = %(replica)s, stream = s.stream + 1,
+  client = %(client)s, routes = %(routes)s, replica = %(replica)s, stream = s.stream + 1,
   heartbeat_at = t.now, expires_at = t.now + %(lease)s * interval '1 second'
 from (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) t
-where s.session_id = %(session_id)s and s.principal = %(principal)s
+where s.session_id = %(session_id)s and s.principal = %(principal)s and s.worker = %(worker)s
 returning s.stream
 """
 
@@ -63,7 +63,8 @@ returning session_id, worker
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A session as its worker's Hello described it."""
+    """A session as its worker's Hello described it. `principal`: whose it is; nobody else, and no other worker, goes on
+    with it."""
 
     session_id: UUID
     worker: str
@@ -76,14 +77,14 @@ class SessionRow:
 async def open_session(
     connection: Connection, session: SessionRow, *, lease: float, now: datetime | None = None
 ) -> int | None:
-    """Makes the session, or begins its next stream. Answers the stream's number; None if it is another principal's."""
+    """Makes the session, or begins its next stream. Answers the stream's number; None if it is another's."""
     return await _stream_number(connection, _OPEN, session, lease, now)
 
 
 async def resume_session(
     connection: Connection, session: SessionRow, *, lease: float, now: datetime | None = None
 ) -> int | None:
-    """Begins the next stream of a session that is there. None if it is gone (or another principal's)."""
+    """Begins the next stream of a session that is there. None if it is gone (or another's)."""
     return await _stream_number(connection, _RESUME, session, lease, now)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,9 @@ from scheduler_service.store.pages import Pages, page_size
 
 MAX_LINKS = 50_000
 """How many links of the chain one call verifies."""
+PATIENCE = 5.0
+"""Seconds for which verifying watches an event that should have its seal by now: a sealer looks each second."""
+_LOOK_SECONDS = 0.25
 _MAX_CHARACTERS = 64 * 1024 * 1024
 _MAX_TEXT = 1000
 _TEXTS = ("principal", "action", "resource", "tenant", "request_id")
@@ -74,9 +79,11 @@ async def verify_audit_trail(
     after: Head = EMPTY,
     *,
     limit: int = MAX_LINKS,
+    patience: float = PATIENCE,
 ) -> Verdict:
     """Computes up to `limit` links of the chain again from `after` on, and names the first that does not hold. Each
-    known head must be on the chain. Errors: InvalidInput, Forbidden."""
+    known head must be on the chain. An event that should have its seal is watched for `patience` seconds before it is
+    named. Errors: InvalidInput, Forbidden."""
     require(principal, Action.AUDIT)
     _check_heads(known, after)
     # One moment for everything, so that what is verified and what is unsealed add up.
@@ -87,9 +94,15 @@ async def verify_audit_trail(
             return Verdict(broken, EMPTY, complete=True, unsealed=unsealed)
         walk = Walk(after, known)
         broken, complete = await _go_along(tx, walk, limit)
-        if broken is None:
-            broken = await _overlooked(tx, walk, after, complete=complete)
-        return Verdict(broken, walk.reached, complete or broken is not None, unsealed)
+        if broken is None and complete:
+            broken = walk.end()
+        begin, end = await _looked_at(tx, walk, after, complete=complete)
+        if broken is None and complete and (gone := await audit_seals.first_gone_before_sealing(tx)) is not None:
+            broken = gone_before_sealing(gone)
+        suspected = broken is None and await audit_seals.first_not_sealed(tx, begin, end) is not None
+    if suspected:
+        broken = await _not_sealed(database, principal, begin, end, patience)
+    return Verdict(broken, walk.reached, complete or broken is not None, unsealed)
 
 
 async def _lost_head(tx: Transaction, after: Head, known: Sequence[Head]) -> BrokenLink | None:
@@ -122,19 +135,31 @@ async def _go_along(tx: Transaction, walk: Walk, limit: int) -> tuple[BrokenLink
     return None, taken < limit
 
 
-async def _overlooked(tx: Transaction, walk: Walk, after: Head, *, complete: bool) -> BrokenLink | None:
-    """What a chain that holds does not show: heads beyond its end, and events that are not in it. Of these each call
-    looks at the ids from that of the link at which it began to that of the link at which it ended, and the last at all
-    later ones: wherever the ids in between jump to, together they look at every id."""
-    if complete and (lost := walk.end()) is not None:
-        return lost
+async def _looked_at(tx: Transaction, walk: Walk, after: Head, *, complete: bool) -> tuple[int | None, int | None]:
+    """Among which ids a call looks for events that are not in the chain: from that of the link at which it began to
+    that of the link at which it ended, and the last call at all later ones. Wherever the ids in between jump to,
+    together they look at every id."""
     begin = await audit_seals.event_at(tx, after.position) if after.position else None
-    end = None if complete else await audit_seals.event_at(tx, walk.reached.position)
-    if (found := await audit_seals.first_not_sealed(tx, begin, end)) is not None:
+    return begin, None if complete else await audit_seals.event_at(tx, walk.reached.position)
+
+
+async def _not_sealed(
+    database: Database, principal: Principal, begin: int | None, end: int | None, patience: float
+) -> BrokenLink | None:
+    """The first event in a range of ids that goes on having no seal. What was written long ago may have been committed
+    a moment ago, which no column tells: such an event has its seal within seconds, if any scheduler runs."""
+    watched, until = 0, 0.0
+    while True:
+        async with database.acting_for(principal) as tx:
+            found = await audit_seals.first_not_sealed(tx, begin, end)
+        if found is None:
+            return None
         event_id, queued = found
-        return not_sealed(event_id, queued=queued)
-    gone = await audit_seals.first_gone_before_sealing(tx) if complete else None
-    return gone_before_sealing(gone) if gone is not None else None
+        if not queued or (event_id == watched and time.monotonic() >= until):
+            return not_sealed(event_id, queued=queued)
+        if event_id != watched:
+            watched, until = event_id, time.monotonic() + patience
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _position(head: Head) -> int:

@@ -6,10 +6,12 @@ fails because the database is away is tried again as it is, which is safe: a res
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any, cast
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -22,14 +24,20 @@ from scheduler_service.store import complete as store
 from scheduler_service.store.complete import Held, Known
 from scheduler_service.store.items import insert_items
 from scheduler_service.store.turns import arrange
+from scheduler_service.usecases.lanes import Entry, Lanes, Room
 from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 __all__ = ["Completer", "ItemResult", "Result", "RunError"]
 
 GROUP = 1_000
+_RESULT_WEIGHT = 5  # what a result costs, in items; of either, each KiB of text as much as an item
+_MOST_UNCOMMITTED = 50_000
+_LEAST_UNCOMMITTED = 1_000
 
 Connection = psycopg.AsyncConnection[TupleRow]
+_Item = Entry[ItemResult]
+_Result = Entry[Result]
 _UNREADABLE = (psycopg.DataError, psycopg.IntegrityError)
 # Who archives or deletes locks a run out of order where it got its turn just then: one of the two is ended.
 _TRIES = 3
@@ -38,31 +46,35 @@ _log = structlog.get_logger()
 
 class Completer:
     """The queue of what was reported, and the step that commits it. `wakeup` is set when something is in it.
-    `ended` counts the runs that it ended, by outcome."""
+    `ended` counts the runs that it ended, by outcome. `room`: whether a session may report more: while the database
+    is away, or slower than they are, what is reported waits in the workers and not in our memory."""
 
     def __init__(self, wakeups: Wakeups) -> None:
         self.wakeup = Wakeup()
         self.ended: Counter[str] = Counter()
         self._wakeups = wakeups
-        self._items: deque[ItemResult] = deque()
-        self._results: deque[tuple[Result, ConnectedSession]] = deque()
-        # Taken from the queues and not yet committed; the items before any result that followed them.
-        self._group_items: list[ItemResult] = []
-        self._group: list[tuple[Result, ConnectedSession]] = []
+        self.room = Room(_MOST_UNCOMMITTED * _RESULT_WEIGHT, _LEAST_UNCOMMITTED * _RESULT_WEIGHT)
+        self._lanes: Lanes[Result | ItemResult] = Lanes()
+        # Taken from the lanes and not yet committed; the items before any result that followed them.
+        self._group_items: list[_Item] = []
+        self._group: list[_Result] = []
         self._freed = False
 
     def __len__(self) -> int:
         """Reports that are not committed yet."""
-        return len(self._items) + len(self._results) + len(self._group_items) + len(self._group)
+        return len(self._lanes) + len(self._group_items) + len(self._group)
 
     def submit(self, results: Sequence[Result], session: ConnectedSession) -> None:
         """Takes results; each is acknowledged to this session once it is committed, or refused."""
-        self._results.extend((each, session) for each in results)
-        self.wakeup.set()
+        self._put(session, [Entry(each, session, _weight_of_result(each)) for each in results])
 
-    def submit_items(self, items: Sequence[ItemResult]) -> None:
-        """Takes results of items. They are committed before every result that is submitted after them."""
-        self._items.extend(items)
+    def submit_items(self, items: Sequence[ItemResult], session: ConnectedSession) -> None:
+        """Takes results of items. They are committed before every result that the session submits after them."""
+        self._put(session, [Entry(each, session, 1 + len(each.error) // 1024) for each in items])
+
+    def _put(self, session: ConnectedSession, entries: list[Entry[Result | ItemResult]]) -> None:
+        self._lanes.put(session, entries)
+        self.room.use(session, sum(entry.weight for entry in entries))
         self.wakeup.set()
 
     async def step(self, connection: Connection, *, now: datetime | None = None) -> bool:
@@ -72,12 +84,15 @@ class Completer:
         if not self._group and not self._group_items:
             return False
         while self._group_items:
-            await self._write_items(connection, self._group_items[:GROUP])
+            items = self._group_items[:GROUP]
+            await self._write_items(connection, [item.report for item in items])
             del self._group_items[:GROUP]
+            self._make_room(items)
         if self._group:
-            verdicts = await self._conclude(connection, [result for result, _ in self._group], now)
+            verdicts = await self._conclude(connection, [result.report for result in self._group], now)
             self._acknowledge(verdicts)
-            self._group = []
+            group, self._group = self._group, []
+            self._make_room(group)
         self._wakeups.wake(Topic.RUNS)
         if self._freed:
             self._freed = False
@@ -85,14 +100,22 @@ class Completer:
         return True
 
     def _take_group(self) -> None:
-        self._group_items = list(self._items)
-        self._items.clear()
-        self._group = [self._results.popleft() for _ in range(min(GROUP, len(self._results)))]
+        for entry in self._lanes.take(GROUP * _RESULT_WEIGHT):
+            if isinstance(entry.report, Result):
+                self._group.append(cast(_Result, entry))
+            else:
+                self._group_items.append(cast(_Item, entry))
+
+    def _make_room(self, written: Iterable[Entry[Any]]) -> None:
+        weights: Counter[UUID] = Counter()
+        for entry in written:
+            weights[entry.session.session_id] += entry.weight
+        self.room.free(weights)
 
     def _acknowledge(self, verdicts: Sequence[Verdict]) -> None:
         by_session: dict[ConnectedSession, list[tuple[AttemptRef, Verdict]]] = {}
-        for (result, session), verdict in zip(self._group, verdicts, strict=True):
-            by_session.setdefault(session, []).append((result.ref, verdict))
+        for entry, verdict in zip(self._group, verdicts, strict=True):
+            by_session.setdefault(entry.session, []).append((entry.report.ref, verdict))
         for session, answers in by_session.items():
             session.outbound.acknowledge(answers)
 
@@ -192,6 +215,11 @@ class Completer:
         reason = RunError("BAD_RESULT", "the attempt's result could not be recorded", str(error).replace("\0", ""))
         stand_in = replace(result, outcome="FAILED", error=reason, duration=None, items=None, metrics="", metadata="")
         return await self._decide_and_write(connection, [stand_in], now, digests=[result.digest()])
+
+
+def _weight_of_result(result: Result) -> int:
+    detail = len(result.error.detail) if result.error else 0
+    return _RESULT_WEIGHT + (len(result.metrics) + len(result.metadata) + detail) // 1024
 
 
 def _run_id(result: Result) -> int:

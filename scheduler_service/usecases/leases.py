@@ -95,7 +95,7 @@ class Leases:
         serve, and with SESSION_LOST a session that says it holds runs but is gone."""
         _require_routes(principal, hello.routes)
         row = store.SessionRow(
-            hello.session_id, hello.worker, hello.client, str(principal), hello.routes, self._replica
+            hello.session_id, hello.worker, hello.client, _holder(principal), hello.routes, self._replica
         )
         arrived = self._clock()
         async with self._database.as_engine() as pooled:
@@ -103,8 +103,10 @@ class Leases:
             begin = store.resume_session if hello.held_claims else store.open_session
             number = await begin(connection, row, lease=self._lease)
         if number is None:
-            raise _lost("its lease has ended, or another principal began it")
-        session = ConnectedSession(hello.session_id, hello.worker, hello.routes, number, stream)
+            raise _lost("its lease has ended, or another service or worker began it")
+        session = ConnectedSession(
+            hello.session_id, hello.worker, hello.routes, number, stream, principal=str(principal)
+        )
         self._connect(session, stream)
         self._beats[session.session_id] = _Beat(session, None, hello.held_claims, arrived)
         self.wakeup.set()
@@ -240,6 +242,11 @@ def _require_routes(principal: Principal, routes: Iterable[str]) -> None:
                 f"{principal} may not serve route {route}, on which the payloads of all services pass; that needs a"
                 " service token with scope `work` that is bound to `*`"
             )
+
+
+def _holder(principal: Principal) -> str:
+    """Whose a session is, whichever of its tokens or certificates a worker shows: it goes on after a rotation."""
+    return f"{principal.kind}:{principal.service}"
 
 
 def _lost(why: str) -> Conflict:

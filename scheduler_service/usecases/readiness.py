@@ -8,9 +8,10 @@ from collections.abc import Callable
 from time import monotonic
 
 from scheduler_service.domain.access import ANONYMOUS
-from scheduler_service.store.catalogue import catalogue_problem, login_problem
+from scheduler_service.store.catalogue import catalogue_problem
 from scheduler_service.store.database import Database
-from scheduler_service.store.errors import lacks_rights, translate
+from scheduler_service.store.errors import MigrationRefused, lacks_rights, translate
+from scheduler_service.store.login_check import login_problem
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE
 from scheduler_service.store.migrations import schema_problem
 
@@ -43,11 +44,15 @@ class Readiness:
 
     async def _look(self) -> str | None:
         problem = await self._check()
-        if problem is None or self._migrate is None:
+        if problem is None:
+            self._migrate = None  # it is for the start: what goes wrong later is told, not migrated away
+        if self._migrate is None:
             return problem
         # Also where the database refuses this replica: its logins are given by the migration.
         try:
             await asyncio.to_thread(self._migrate)
+        except MigrationRefused as refused:
+            return str(refused)
         except Exception as error:
             return _said(error)
         self._migrate = None

@@ -8,8 +8,10 @@ matters.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from itertools import islice
 from uuid import UUID
 
 from scheduler_service.domain.attempt import AttemptRef
@@ -17,38 +19,54 @@ from scheduler_service.store.errors import is_database_away
 from scheduler_service.store.progress import Progress, record_progress
 from scheduler_service.store.sessions import Connection
 from scheduler_service.store.starts import Start, record_starts
+from scheduler_service.usecases.lanes import Entry, Lanes, Room
+from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 PROGRESS_SECONDS = 1.0
-_MOST = 100_000  # of each kind that wait while the database is away
+_MOST_WAITING = 100_000
+_LEAST_WAITING = 1_000
 _BATCH = 1_000
 
 _Key = tuple[UUID, AttemptRef]
+_Made = tuple[int, int, str]
+_Begun = tuple[AttemptRef, float]  # the instant of the start, by our own clock
 
 
 class Reports:
-    """What is reported to this replica and not written yet. `wakeup` is set when `step` has work."""
+    """What is reported to this replica and not written yet. `wakeup` is set when `step` has work. `room`: whether a
+    session may report more."""
 
     def __init__(self, wakeups: Wakeups, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.wakeup = Wakeup()
         self._wakeups = wakeups
         self._clock = clock
-        self._starts: dict[_Key, float] = {}  # the instant of the start, by our own clock
-        self._progress: dict[_Key, tuple[int, int, str]] = {}
+        self.room = Room(_MOST_WAITING, _LEAST_WAITING)
+        self._starts: Lanes[_Begun] = Lanes()
+        self._begun: list[Entry[_Begun]] = []  # taken from the starts, and not written yet
+        self._progress: dict[_Key, _Made] = {}
+        self._progress_cost: Counter[UUID] = Counter()  # what came since the last round began, the outdated too
+        self._round: dict[_Key, _Made] = {}
+        self._round_cost: Counter[UUID] = Counter()
         self._progress_due_at = 0.0
 
-    def started(self, session_id: UUID, starts: Iterable[tuple[AttemptRef, float]]) -> None:
+    def started(self, session: ConnectedSession, starts: Iterable[tuple[AttemptRef, float]]) -> None:
         """Attempts began so many seconds ago."""
         now = self._clock()
-        if len(self._starts) < _MOST:
-            self._starts.update({(session_id, ref): now - age for ref, age in starts})
-            self.wakeup.set()
+        entries = [Entry((ref, now - age), session) for ref, age in starts]
+        self._starts.put(session, entries)
+        self.room.use(session, len(entries))
+        self.wakeup.set()
 
-    def progressed(self, session_id: UUID, progress: Iterable[tuple[AttemptRef, tuple[int, int, str]]]) -> None:
+    def progressed(self, session: ConnectedSession, progress: Iterable[tuple[AttemptRef, _Made]]) -> None:
         """Attempts did so many units, of so many (0 if not known), and say what they do."""
-        if len(self._progress) < _MOST:
-            self._progress.update({(session_id, ref): made for ref, made in progress})
-            self.wakeup.set()
+        cost = 0
+        for ref, made in progress:
+            self._progress[session.session_id, ref] = made
+            cost += 1 + len(made[2]) // 1024
+        self._progress_cost[session.session_id] += cost
+        self.room.use(session, cost)
+        self.wakeup.set()
 
     async def step(self, connection: Connection, *, now: datetime | None = None) -> bool:
         """Writes what waits, progress at most once a second. Answers whether runs changed."""
@@ -61,48 +79,63 @@ class Reports:
     @property
     def seconds_to_next(self) -> float | None:
         """When `step` has work again, as far as is known; None if nothing waits."""
-        if self._starts:
+        if self._starts or self._begun or self._round:
             return 0.0
         return max(0.0, self._progress_due_at - self._clock()) if self._progress else None
 
     async def _write_starts(self, connection: Connection, now: datetime | None) -> bool:
-        batch = _take(self._starts)
-        if not batch:
+        self._begun = self._begun or self._starts.take(_BATCH)
+        if not self._begun:
             return False
         clock = self._clock()
         starts = [
-            Start(ref.run_id, ref.attempt, ref.claim_id, session_id, clock - at)
-            for (session_id, ref), at in batch.items()
+            Start(ref.run_id, ref.attempt, ref.claim_id, entry.session.session_id, clock - at)
+            for entry in self._begun
+            for ref, at in (entry.report,)
         ]
         try:
-            return bool(await record_starts(connection, starts, now=now))
+            changed = await record_starts(connection, starts, now=now)
         except Exception as error:
-            if is_database_away(error):
-                self._starts = batch | self._starts
+            if not is_database_away(error):
+                self._forget_begun()
             raise
+        self._forget_begun()
+        return bool(changed)
+
+    def _forget_begun(self) -> None:
+        self.room.free(Counter(entry.session.session_id for entry in self._begun))
+        self._begun = []
 
     async def _write_progress(self, connection: Connection, now: datetime | None) -> bool:
-        if not self._progress or self._clock() < self._progress_due_at:
+        """One batch of a round. What came before the round is written in it, so that no run is written twice in a
+        second."""
+        if not self._round and not self._begin_round():
             return False
-        # All that waits goes at once, so that no run is written twice in a second.
-        batch, self._progress = self._progress, {}
-        self._progress_due_at = self._clock() + PROGRESS_SECONDS
+        batch = dict(islice(self._round.items(), _BATCH))
         progress = [
             Progress(ref.run_id, ref.attempt, ref.claim_id, session_id, *made)
             for (session_id, ref), made in batch.items()
         ]
         try:
-            return bool(await record_progress(connection, progress, now=now))
+            changed = await record_progress(connection, progress, now=now)
         except Exception as error:
-            if is_database_away(error):
-                self._progress = batch | self._progress
+            if not is_database_away(error):
+                self._forget_progress(batch)
             raise
+        self._forget_progress(batch)
+        return bool(changed)
 
+    def _begin_round(self) -> bool:
+        if not self._progress or self._clock() < self._progress_due_at:
+            return False
+        self._round, self._progress = self._progress, {}
+        self._round_cost, self._progress_cost = self._progress_cost, Counter()
+        self._progress_due_at = self._clock() + PROGRESS_SECONDS
+        return True
 
-def _take(waiting: dict[_Key, float]) -> dict[_Key, float]:
-    """Takes the oldest of what waits out, up to one batch."""
-    if len(waiting) <= _BATCH:
-        taken = dict(waiting)
-        waiting.clear()
-        return taken
-    return {key: waiting.pop(key) for key in list(waiting)[:_BATCH]}
+    def _forget_progress(self, batch: Iterable[_Key]) -> None:
+        for key in batch:
+            del self._round[key]
+        if not self._round:
+            self.room.free(self._round_cost)
+            self._round_cost = Counter()

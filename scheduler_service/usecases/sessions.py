@@ -29,7 +29,8 @@ class Outbound(Protocol):
 
 @dataclass(eq=False, slots=True)
 class ConnectedSession:
-    """A session with an open stream here. `credit` is how many runs more it said it can take, less those sent."""
+    """A session with an open stream here. `credit` is how many runs more it said it can take, less those sent.
+    `principal`: whose it is."""
 
     session_id: UUID
     worker: str
@@ -37,6 +38,7 @@ class ConnectedSession:
     stream: int
     outbound: Outbound
     credit: int = 0
+    principal: str = ""
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ MAX_PAYLOADS_BYTES = 16 * 1024 * 1024
 _MAX_ORIGIN = 63
 _MAX_RUN_KEY = 200
 _MAX_REQUEST_ID = 64
+_TENANTS_AN_EVENT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +98,25 @@ async def _make_runs(tx: Transaction, request: TriggerRequest) -> list[Run]:
     if request.run_key:
         await _take_run_key(tx, new, request)
     await store.insert_runs(tx, new)
-    await audit.record(tx, [_audited(request, new)])
+    await audit.record(tx, _audited(request, new))
     # The answer shows the payload of a single run only; a thousand copies need not even be read.
     made = await run_store.get_runs(tx, new.run_ids, with_payloads=len(new.run_ids) == 1)
     return [made[run_id] for run_id in new.run_ids]
 
 
-def _audited(request: TriggerRequest, new: store.NewRuns) -> Change:
-    """One for the call; it is a tenant's where it is for one tenant."""
-    document = {
-        "runs": [run_name(run_id) for run_id in new.run_ids],
-        "tenants": list(new.tenants),
+def _audited(request: TriggerRequest, new: store.NewRuns) -> list[Change]:
+    """One for the call, or for each 200 of its tenants, so that none is large; it is a tenant's where the call is for
+    one tenant."""
+    told = {"origin": request.origin, "run_key": request.run_key}
+    common = {
         "trigger": new.trigger.name,
         "labels": dict(request.labels),
         "payload": payload_document(request.payload),
-    }
-    told = {"origin": request.origin, "run_key": request.run_key}
-    document |= {name: value for name, value in told.items() if value}
-    return made(request.job, document, tenant=new.tenants[0] if len(new.tenants) == 1 else "")
+    } | {name: value for name, value in told.items() if value}
+    runs, tenants = [run_name(run_id) for run_id in new.run_ids], list(new.tenants)
+    owner = tenants[0] if len(tenants) == 1 else ""
+    parts = (slice(begin, begin + _TENANTS_AN_EVENT) for begin in range(0, len(tenants), _TENANTS_AN_EVENT))
+    return [made(request.job, {"runs": runs[part], "tenants": tenants[part], **common}, tenant=owner) for part in parts]
 
 
 def _payload(job: store.TriggerableJob, request: TriggerRequest, runs: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from scheduler_service.settings import FROM_FILES
 from scheduler_service.settings import Settings as SchedulerSettings
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, read_stages
 from tests.deploy.manifests import (
+    TEMPLATE,
     Container,
     Resource,
     compose,
@@ -74,7 +75,18 @@ def test_every_variable_of_an_example_is_one_that_it_reads(container: Container)
 def test_every_file_that_is_named_is_mounted_and_every_mounted_one_is_named(container: Container) -> None:
     named = {value for name, value in container.environment.items() if name.endswith("_FILE") and "SINK" not in name}
     # The migration Job shares its ConfigMap with the scheduler, and so its files.
-    assert named == set(container.mounted)
+    assert named | _named_in_urls(container) == set(container.mounted)
+
+
+def _named_in_urls(container: Container) -> set[str]:
+    """The authorities' certificates that database URLs of the template name."""
+    values = {
+        f"{each['metadata']['name']}/{key}": value
+        for each in resources(TEMPLATE)
+        for key, value in each["stringData"].items()
+    }
+    urls = (values.get(secret, "") for secret in container.mounted.values())
+    return {found for url in urls for found in re.findall(r"sslrootcert=([^&\s]+)", url)}
 
 
 @every_container

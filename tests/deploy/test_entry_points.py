@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -23,8 +24,10 @@ from tests.e2e.cluster import eventually, fetch
 from tests.e2e.conftest import ended
 from tests.security.authority import Authority
 
+# The tests' PostgreSQL speaks no TLS.
+_OF_TLS = "?sslmode=verify-full&sslrootcert=/etc/carillon/scheduler/database-ca.crt"
 _SECRET = "a-secret-of-fifty-characters-that-is-for-this-test"
-_SIGNING_KEY = "whsec_" + "A" * 32
+_SIGNING_KEY = "whsec_" + base64.b64encode(b"a-key-of-the-tests-that-has-32-by").decode()
 
 
 @pytest.fixture
@@ -114,6 +117,7 @@ async def cluster_host(
         f"{secret['metadata']['name']}/{key}": value.replace("MIGRATOR:PASSWORD@", migrator)
         .replace("whsec_SECRET", _SIGNING_KEY)
         .replace("SECRET", _SECRET)
+        .replace(_OF_TLS, "")
         for secret in resources(TEMPLATE)
         for key, value in secret["stringData"].items()
     }

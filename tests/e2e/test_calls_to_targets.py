@@ -32,7 +32,7 @@ class VerifyingService:
 
     async def receive(self, request: web.Request) -> web.Response:
         try:
-            self.jobs.verify(request.headers, await request.read())
+            self.jobs.verify(request.headers, await request.read(), job="digest")
         except SignatureInvalid as invalid:
             self.verified.append(False)
             return web.Response(status=401, text=str(invalid))

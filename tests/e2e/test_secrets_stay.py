@@ -192,7 +192,7 @@ def credentials(cluster: Cluster) -> dict[str, tuple[tuple[str, str], ...]]:
 
 
 async def test_a_scheduler_that_refuses_credentials_shows_none(database_urls: DatabaseUrls, tmp_path: Path) -> None:
-    async with Cluster(tmp_path, database_urls, log_level="debug", failed_credentials_per_minute=1000) as cluster:
+    async with Cluster(tmp_path, database_urls, log_level="debug") as cluster:
         scheduler = await cluster.start_scheduler()
         async with grpc.aio.insecure_channel(scheduler.target) as channel:
             jobs = job_service_pb2_grpc.JobServiceStub(channel)

@@ -131,6 +131,23 @@ async def test_a_replica_with_the_migrators_url_migrates_by_itself(empty: str, d
     await database.close()
 
 
+async def test_a_replica_that_found_the_schema_good_tells_of_what_goes_wrong_later_and_does_not_migrate(
+    database_urls: DatabaseUrls,
+) -> None:
+    database = Database(database_urls.api, database_urls.engine)
+    migrated: list[str] = []
+    clock = iter(range(0, 10_000, 100))
+    readiness = Readiness(database, lambda: migrated.append("again"), lambda: float(next(clock)))
+    await readiness.look()
+    assert readiness.problem is None
+    with psycopg.connect(database_urls.admin, autocommit=True) as admin:
+        admin.execute("alter table carillon.runs no force row level security")
+    await readiness.look()
+    assert str(readiness.problem).startswith("table carillon.runs: row level security")
+    assert migrated == []
+    await database.close()
+
+
 @pytest.mark.parametrize("role", ["carillon_engine", "carillon_api"])
 @pytest.mark.parametrize(
     "verb", ["update carillon.{} set run_id = run_id", "delete from carillon.{}", "truncate carillon.{}"]

@@ -32,7 +32,7 @@ from scheduler_service.app import App
 from scheduler_service.rpc.methods import ACTIONS
 from scheduler_service.settings import read_settings
 from tests import canary
-from tests.builders import connect
+from tests.builders import connect, rewriting_records
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import eventually
 
@@ -271,11 +271,11 @@ async def test_the_trail_is_sealed_and_verified_while_it_serves(calls: Calls, da
 
 
 def _tamper(admin: psycopg.Connection[Any]) -> None:
-    admin.execute("set session_replication_role = replica")
-    admin.execute(
-        "update carillon.audit_events set principal = 'admin:mallory'"
-        " where event_id = (select event_id from carillon.audit_seals where position = 2)"
-    )
+    with rewriting_records(admin, "audit_events"):
+        admin.execute(
+            "update carillon.audit_events set principal = 'admin:mallory'"
+            " where event_id = (select event_id from carillon.audit_seals where position = 2)"
+        )
 
 
 async def test_only_admins_read_the_trail(calls: Calls) -> None:

@@ -45,7 +45,7 @@ JOB = "services/email-service/jobs/weekly-digest"
 
 def bearer(**claims: Any) -> tuple[tuple[str, str], ...]:
     now = int(time.time())
-    fixed = {"iss": RULES.issuers[0], "aud": RULES.audience, "iat": now, "exp": now + 600}
+    fixed = {"iss": RULES.issuer, "aud": RULES.audience, "iat": now, "exp": now + 600}
     return (("authorization", f"Bearer {jwt.encode(fixed | claims, SECRET, 'HS256')}"),)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.credentials import parse_service_tokens
+from scheduler_service.domain.preview import previewed
 from scheduler_service.domain.run import RunState
 from scheduler_service.identity.credentials import Credentials
 from scheduler_service.identity.jwts import JwtVerifier
@@ -285,8 +287,26 @@ async def test_a_preview_is_bounded_and_says_so(api: Api) -> None:
     assert len((await api.preview(timing=timing, count=1000)).occurrences) == 1000
     with pytest.raises(grpc.aio.AioRpcError, match="1,001 is not from 0 to 1,000"):
         await api.preview(timing=timing, count=1001)
+    assert len((await api.preview(by=ACME, timing=timing, count=100)).occurrences) == 100
+    with pytest.raises(grpc.aio.AioRpcError, match="101 is not from 0 to 100"):
+        await api.preview(by=ACME, timing=timing, count=101)
     with refused(INVALID, "count"):
         await api.preview(timing=timing, count=-1)
+
+
+async def test_looking_ahead_is_done_beside_the_loop(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def looking(*given: Any, **named: Any) -> Any:
+        threads.append(threading.current_thread())
+        return previewed(*given, **named)
+
+    monkeypatch.setattr("scheduler_service.usecases.preview.previewed", looking)
+    await api.register(cron="0 9 * * *")
+    await api.preview(timing=job_pb2.Timing(cron="0 0 29 2 *"))
+    await api.preview(name=OWN)
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
 
 
 async def test_a_preview_refuses_what_is_wrong(api: Api) -> None:

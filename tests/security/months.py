@@ -21,6 +21,7 @@ def make_month(admin: Connection, months_ago: int) -> datetime:
             f"create trigger never_change before update or delete or truncate on {part}"
             " for each statement execute function carillon.refuse_change()".encode()
         )
+        admin.execute(f"alter table {part} enable always trigger never_change".encode())
         admin.execute(
             f"alter table carillon.{table} attach partition {part} for values from (carillon.id_floor('{month}'))"
             f" to (carillon.id_floor('{month}'::timestamptz + interval '1 month'))".encode()

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from operations.logs import configure
+from operations.logs import BadMetadata, configure
+from tests.rpc.work.rig import Clock
 
 
 @pytest.fixture
@@ -50,3 +51,31 @@ def test_metadata_that_is_no_text_is_not_logged(
     logged = capsys.readouterr().out
     assert "Invalid encoding on metadata that is not shown" in logged
     assert "damaged" not in logged
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_however_many_there_are_the_log_has_a_line_a_minute(
+    restored_logging: None, capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure(log_format, "info")
+    clock = Clock()
+    grpcs = logging.getLogger("grpc._cython.cygrpc")
+    grpcs.filters[:] = [BadMetadata(clock)]
+
+    def headers(count: int) -> list[str]:
+        for _ in range(count):
+            try:
+                b"\xff".decode()
+            except UnicodeDecodeError:
+                grpcs.exception("Invalid encoding on %s", b"\xff")
+        return capsys.readouterr().out.splitlines()
+
+    [line] = headers(1000)
+    assert "Traceback" not in line
+    clock.now += 59
+    assert headers(1) == []
+    clock.now += 1
+    [line] = headers(1)
+    assert "1,001 times" in line
+    grpcs.warning("something else")
+    assert "something else" in capsys.readouterr().out

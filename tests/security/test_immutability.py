@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -21,6 +22,10 @@ from tests.security.sql_case import ALL_POWERFUL, CALLERS, Connection, acting, f
 RECORDS = (
     *("runs", "attempts", "items", "gaps", "remedies", "schedule_revisions", "job_changes"),
     *("audit_events", "audit_seals"),
+)
+BECOMING = (
+    *("set local role carillon_admin", "set local role carillon_owner"),
+    "set local session_replication_role = replica",
 )
 SENTENCE = "is a record of what happened: its rows are never changed or removed"
 
@@ -64,20 +69,103 @@ def test_a_record_is_changed_by_nobody_not_even_a_superuser(admin: Connection, v
     for table in tables:
         column = "hash" if table.endswith("seals") else "action" if table.endswith("events") else "job_id"
         column = "schedule_id" if table.split(".")[1] in ("gaps", "remedies", "schedule_revisions") else column
-        for role in ("carillon_admin", "carillon_owner"):
+        for becoming in BECOMING:
             with admin.transaction(force_rollback=True):
-                admin.execute(f"set local role {role}".encode())
+                admin.execute(becoming.encode())
                 with pytest.raises(psycopg.errors.InsufficientPrivilege, match=SENTENCE) as refused:
                     admin.execute(verb.format(table, column).encode())
             assert refused.value.diag.message_primary == f"{table} {SENTENCE}"
             assert "clear_payloads" in str(refused.value.diag.message_hint)
 
 
+@pytest.mark.parametrize("becoming", ["set local role", "set local session authorization"])
+def test_becoming_the_role_that_clears_is_not_enough(admin: Connection, job: MadeJob, becoming: str) -> None:
+    run = builders.make_ended_run(admin, job)
+    builders.make_item(admin, run, job, "k")
+    month = f"{builders.now():%Y_%m}"
+    for statement in (
+        *("update carillon.runs set payload = '{}'", "update carillon.attempts set error = '{}'"),
+        *("delete from carillon.items", f"delete from carillon.items_{month}"),
+    ):
+        with admin.transaction(force_rollback=True):
+            admin.execute(f"grant update, delete on carillon.items_{month} to carillon_retention".encode())
+            admin.execute(f"{becoming} carillon_retention".encode())
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=SENTENCE):
+                admin.execute(statement.encode())
+
+
+AUDITED = "insert into carillon.audit_events ({}) overriding system value values ({})"
+EVENT = {
+    "principal": "'admin:alice'",
+    "action": "'PauseJob'",
+    "resource": "'services/a/jobs/b'",
+    "before": "'{}'",
+    "after": "'{}'",
+    "request_id": "'r'",
+    "address": "'local'",
+}
+
+
+def insert_event(admin: Connection, **columns: str) -> int:
+    event = EVENT | columns
+    return admin.execute(AUDITED.format(", ".join(event), ", ".join(event.values())).encode()).rowcount
+
+
+@pytest.mark.parametrize("caller", ["admin", "engine"])
+def test_nobody_says_an_events_id_or_time(admin: Connection, caller: str) -> None:
+    with acting(admin, CALLERS[caller]):
+        assert insert_event(admin) == 1
+        for column, value in (("event_id", "4711"), ("event_at", "now() - interval '1 day'")):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), admin.transaction():
+                insert_event(admin, **{column: value})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        *({"event_at": "'infinity'"}, {"event_at": "'-infinity'"}),
+        *({name: "to_jsonb(repeat('x', 8388607))"} for name in ("before", "after")),
+        *({name: "repeat('x', 65536)"} for name in ("principal", "action", "resource", "request_id", "address")),
+    ],
+    ids=lambda column: next(iter(column)),
+)
+def test_an_event_that_could_not_be_sealed_is_refused(admin: Connection, column: dict[str, str]) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation):
+        insert_event(admin, **column)
+
+
+def test_what_is_no_event_cannot_wait_for_its_seal(admin: Connection) -> None:
+    """Inside a trigger of one's own, which is as deep as ours."""
+    with acting(admin, CALLERS["admin"]):
+        insert_event(admin)
+        admin.execute("create temp table bait (id bigint)")
+        admin.execute(
+            "create function pg_temp.queue() returns trigger language plpgsql as"
+            " 'begin insert into carillon.audit_unsealed values (new.id); return null; end'"
+        )
+        admin.execute(
+            "create trigger queue after insert on bait for each row execute function pg_temp.queue()",
+        )
+        for forged in (-5, 1_000_000):
+            with pytest.raises(psycopg.errors.ForeignKeyViolation), admin.transaction():
+                admin.execute("insert into bait values (%s)", [forged])
+
+
+def test_an_event_waits_for_its_seal_also_of_a_replica(admin: Connection) -> None:
+    with admin.transaction():
+        admin.execute("set local session_replication_role = replica")
+        insert_event(admin)
+    assert admin.execute("select count(*) from carillon.audit_unsealed").fetchone() == (1,)
+
+
 def test_partitions_of_months_to_come_are_kept_as_well(admin: Connection) -> None:
     admin.execute("select carillon.create_partitions(9)")
     latest = max(name for name in partitions(admin) if name.startswith("items_"))
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"carillon.{latest} {SENTENCE}"):
-        admin.execute(f"truncate carillon.{latest}".encode())
+    for becoming in BECOMING:
+        with admin.transaction(force_rollback=True):
+            admin.execute(becoming.encode())
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"carillon.{latest} {SENTENCE}"):
+                admin.execute(f"truncate carillon.{latest}".encode())
 
 
 def test_a_schedule_does_not_take_its_history_away(admin: Connection, job: MadeJob) -> None:
@@ -136,9 +224,15 @@ async def test_dropping_gives_way_to_a_reader_and_comes_back(
     admin: Connection, engine: psycopg.AsyncConnection[Any], job: MadeJob
 ) -> None:
     make_month(admin, 4)
+    locked = "select count(*) from pg_locks where relation = 'carillon.live_runs'::regclass and mode = 'ShareLock'"
     with admin.transaction():
         admin.execute("lock table carillon.runs in access share mode")
-        assert await drop_partitions(engine, older_than=timedelta(days=30)) == 0
+        dropping = asyncio.create_task(drop_partitions(engine, older_than=timedelta(days=30)))
+        while not dropping.done():
+            # Nobody who makes or ends a run waits behind it meanwhile.
+            assert admin.execute(locked).fetchone() == (0,)
+            await asyncio.sleep(0.01)
+        assert await dropping == 0
     assert await drop_partitions(engine, older_than=timedelta(days=30)) == 3
 
 

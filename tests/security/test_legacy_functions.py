@@ -65,6 +65,19 @@ def test_history_is_paged(admin: Connection, job: MadeJob, limit: int, offset: i
     assert ask(admin, query, "weekly-digest", limit, offset) == [everything[place] for place in found]
 
 
+def test_history_takes_any_number_of_rows_but_none_below_zero(admin: Connection, job: MadeJob) -> None:
+    query = """select id from carillon.get_job_execution_history('weekly-digest', "limit" => %s, "offset" => %s)"""
+    assert len(ask(admin, query, 2**31 - 1, 2**31 - 1)) == 0
+    assert len(ask(admin, query, 2**31 - 1, 1)) == 3
+    for limit, offset, said in (
+        (-1, 0, '"limit" is -1 and must be 0 or more'),
+        (5, -2, '"offset" is -2 and must be 0 or more'),
+        (None, 0, '"limit" is null and must be 0 or more'),
+    ):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=said):
+            ask(admin, query, limit, offset)
+
+
 def test_stats_count_what_has_ended_since_an_instant(admin: Connection, job: MadeJob) -> None:
     columns = (
         "job_name, total_runs, completed_runs, failed_runs, skipped_runs, success_percent, average_duration_ms,"

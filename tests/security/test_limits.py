@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import psutil
 import pytest
-from carillon.v1 import run_service_pb2, run_service_pb2_grpc, work_pb2, worker_service_pb2, worker_service_pb2_grpc
+from carillon.v1 import (
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+    run_service_pb2,
+    run_service_pb2_grpc,
+    work_pb2,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
@@ -24,7 +32,7 @@ from scheduler_service.domain.errors import RateLimited
 from scheduler_service.rpc.calls import Calls
 from scheduler_service.rpc.health import Health
 from scheduler_service.rpc.metrics import CallMetrics
-from scheduler_service.rpc.open_streams import OpenStreams
+from scheduler_service.rpc.open_calls import CallCaps, OpenCalls
 from scheduler_service.rpc.server import ConnectionLimits, build_server, listen
 from scheduler_service.rpc.tls import server_credentials
 from tests.conftest import DatabaseUrls
@@ -54,16 +62,22 @@ from tests.security.schedulers import EMAIL_TOKEN, WORKER_TOKEN, admin, schedule
 PATIENCE = 20.0
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
+LIST_JOBS = "/carillon.v1.JobService/ListJobs"
 MIB = 1024 * 1024
 REFUSED_STREAM = 7
+REGISTRY = "carillon.v1.RegistryService"
+EMAIL = ("x-service-token", EMAIL_TOKEN)
 
 
 @asynccontextmanager
-async def serving(limits: ConnectionLimits | None = None, tls: TlsFiles | None = None) -> AsyncIterator[int]:
-    """The port of a server with health and reflection, which anybody may call."""
-    calls = Calls(accepting(), CallMetrics(CollectorRegistry()))
+async def serving(
+    limits: ConnectionLimits | None = None, tls: TlsFiles | None = None, caps: CallCaps | None = None
+) -> AsyncIterator[int]:
+    """The port of a server with health and reflection, which anybody may call, and nothing behind `RegisterJobs`."""
+    token = f"email-service={EMAIL_TOKEN}"
+    calls = Calls(accepting(token), CallMetrics(CollectorRegistry()), None, OpenCalls(caps or CallCaps()))
     health = Health(())
-    server = build_server(calls, {}, health, reflect=True, limits=limits)
+    server = build_server(calls, {REGISTRY: _add_nothing}, health, reflect=True, limits=limits)
     port = listen(server, "127.0.0.1", 0, server_credentials(tls) if tls else None)
     await server.start()
     await health.set(None)
@@ -71,6 +85,11 @@ async def serving(limits: ConnectionLimits | None = None, tls: TlsFiles | None =
         yield port
     finally:
         await server.stop(None)
+
+
+def _add_nothing(server: grpc.aio.Server) -> None:
+    nothing = cast("Any", registry_service_pb2_grpc.RegistryServiceServicer)()
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(nothing, server)
 
 
 @asynccontextmanager
@@ -104,11 +123,36 @@ async def hung_up(connection: Http2, within: float = PATIENCE) -> list[Frame]:
 # Messages.
 
 
-async def test_a_message_of_more_than_8_mib_is_refused_and_a_smaller_one_read() -> None:
+async def register(port: int, body: bytes, *metadata: tuple[str, str], gzip: bool = False) -> tuple[str, str]:
+    """How `RegisterJobs` ends with this body: its status and sentence."""
+    packed = grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", compression=packed) as channel:
+        call = cast("Any", channel).unary_unary(f"/{REGISTRY}/RegisterJobs")(body, metadata=metadata, timeout=PATIENCE)
+        return (await call.code()).name, await call.details()
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+async def test_a_message_of_more_than_8_mib_is_refused_and_a_smaller_one_read(
+    gzip: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def of_size(size: int) -> bytes:
+        return registry_service_pb2.RegisterJobsRequest(base_url="x" * size).SerializeToString()
+
     async with serving() as port:
-        assert (await check(port, service="x" * (8 * MIB - 100)))[0] == "NOT_FOUND"
-        code, sentence = await check(port, service="x" * (8 * MIB + 1))
+        code, sentence = await register(port, of_size(8 * MIB - 100) + b"\xff", EMAIL, gzip=gzip)
+        assert (code, "its bytes are no message" in sentence) == ("INVALID_ARGUMENT", True)
+        code, sentence = await register(port, of_size(8 * MIB + 1), EMAIL, gzip=gzip)
         assert (code, "larger than max" in sentence) == ("RESOURCE_EXHAUSTED", True)
+    assert caplog.messages == []
+
+
+async def test_what_anybody_may_call_takes_4_kib() -> None:
+    async with serving() as port:
+        assert (await check(port, service="x" * 4000))[0] == "NOT_FOUND"
+        assert await check(port, service="x" * 4096) == (
+            "INVALID_ARGUMENT",
+            "request: it has 4,099 bytes; Check takes at most 4,096",
+        )
 
 
 async def test_an_answer_above_the_limit_is_not_sent() -> None:
@@ -184,7 +228,7 @@ async def test_empty_continuations_without_end_are_hung_up_on() -> None:
 
 
 async def test_a_connection_has_at_most_256_calls_at_a_time() -> None:
-    async with serving() as port, connected(port) as connection:
+    async with serving(caps=CallCaps(public_of_one=257, public=257)) as port, connected(port) as connection:
         settings = await connection.greet()
         assert (settings[MAX_CONCURRENT_STREAMS], settings[MAX_HEADER_LIST_SIZE]) == (256, 16_384)
         for number in range(257):
@@ -357,17 +401,119 @@ async def test_open_streams_are_capped_for_each_principal_and_in_all(database_ur
         await stack.aclose()
 
 
+async def test_whoever_makes_too_many_calls_at_a_time_is_told_and_others_go_on(database_urls: DatabaseUrls) -> None:
+    async with scheduler(database_urls, max_calls_per_principal=2) as app, connected(app.port) as greedy:
+        await greedy.greet()
+        for number in range(2):  # without their requests, for which the scheduler waits
+            await greedy.call(1 + 2 * number, LIST_JOBS, (b"x-service-token", EMAIL_TOKEN.encode()))
+
+        async def listed(*metadata: tuple[str, str]) -> tuple[str, str]:
+            async with channel_to(app.port) as channel:
+                call = cast("Any", channel).unary_unary(LIST_JOBS)(b"", metadata=metadata, timeout=PATIENCE)
+                return (await call.code()).name, await call.details()
+
+        async with asyncio.timeout(PATIENCE):
+            while (refused := await listed(EMAIL))[0] == "OK":
+                pass
+        assert refused[0] == "RESOURCE_EXHAUSTED"
+        assert refused[1].startswith("service:email-service makes 2 calls at a time on this replica")
+        assert "CARILLON_MAX_CALLS_PER_PRINCIPAL" in refused[1]
+        assert await listed(("authorization", f"Bearer {admin()}")) == ("OK", "")
+        await greedy.send(RST_STREAM, 0, 1, struct.pack(">I", CANCEL))
+        async with asyncio.timeout(PATIENCE):
+            while (await listed(EMAIL))[0] != "OK":
+                pass
+
+
+# What anybody may call.
+
+
+async def watched(channel: grpc.aio.Channel, service: str = "") -> tuple[str, Any]:
+    call = cast("Any", channel).unary_stream(WATCH)(health_pb2.HealthCheckRequest(service=service).SerializeToString())
+    async with asyncio.timeout(PATIENCE):
+        try:
+            await call.read()
+        except grpc.aio.AioRpcError as error:
+            return error.code().name, call
+        return "OK", call
+
+
+async def test_an_address_has_ten_health_streams_and_gets_its_places_back() -> None:
+    async with serving() as port:
+        async with channel_to(port) as channel:
+            assert [(await watched(channel))[0] for _ in range(10)] == ["OK"] * 10
+            code, call = await watched(channel)
+            assert (code, await call.details()) == (
+                "RESOURCE_EXHAUSTED",
+                "127.0.0.1 has 10 Watch calls open; close some",
+            )
+            assert await check(port) == ("OK", "")  # which is counted for itself
+        async with channel_to(port) as channel, asyncio.timeout(PATIENCE):
+            while (await watched(channel))[0] != "OK":
+                pass
+
+
+async def test_all_addresses_together_have_so_many() -> None:
+    async with serving(caps=CallCaps(public=1)) as port, channel_to(port) as channel:
+        assert (await watched(channel))[0] == "OK"
+        code, call = await watched(channel)
+        assert code == "RESOURCE_EXHAUSTED"
+        assert "this replica has 1 Watch calls open" in await call.details()
+
+
+async def test_nobody_watches_a_name_that_is_no_service() -> None:
+    async with serving() as port, channel_to(port) as channel:
+        assert (await watched(channel, "carillon.v1.Nothing"))[0] == "NOT_FOUND"
+
+
+async def test_reflection_is_counted_too() -> None:
+    async with serving(caps=CallCaps(public_of_one=1)) as port, channel_to(port) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", channel))
+        first, second = stub.ServerReflectionInfo(), stub.ServerReflectionInfo()
+        await first.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        await first.read()
+        async with asyncio.timeout(PATIENCE):
+            assert (await second.code()).name == "RESOURCE_EXHAUSTED"
+
+
+# Places.
+
+
+def user(name: str, tenant: str = "acme") -> Principal:
+    return Principal(Kind.USER, name, tenant=tenant)
+
+
 def test_a_refused_stream_takes_no_place_and_an_ended_one_gives_it_back() -> None:
-    streams = OpenStreams(most=2, most_of_one=1)
-    ann, bob, cid = (Principal(Kind.USER, name, tenant="acme") for name in ("ann", "bob", "cid"))
-    with streams.one("/s/Watch", ann):
+    calls = OpenCalls(CallCaps(streams=2, streams_of_one=1))
+    ann, bob, cid = (Principal(Kind.ADMIN, name) for name in ("ann", "bob", "cid"))
+    with calls.stream("/s/Watch", ann):
         for _ in range(3):
-            with pytest.raises(RateLimited, match="user:ann has 1 Watch streams open"), streams.one("/s/Watch", ann):
+            with pytest.raises(RateLimited, match="admin:ann has 1 Watch streams open"), calls.stream("/s/Watch", ann):
                 pass
         full = pytest.raises(RateLimited, match="this replica has 2 Watch streams")
-        with streams.one("/s/Watch", bob), full, streams.one("/s/Watch", cid):
+        with calls.stream("/s/Watch", bob), full, calls.stream("/s/Watch", cid):
             pass
-        with streams.one("/s/Work", ann):
+        with calls.stream("/s/Work", ann):
             pass
-    with streams.one("/s/Watch", ann), streams.one("/s/Watch", cid):
+    with calls.stream("/s/Watch", ann), calls.stream("/s/Watch", cid):
         pass
+
+
+def taken(calls: OpenCalls, held: ExitStack, principals: Iterable[Principal]) -> str:
+    """Takes places until one is refused; answers why."""
+    for principal in principals:
+        try:
+            held.enter_context(calls.stream("/s/Watch", principal))
+        except RateLimited as refused:
+            return refused.message
+    return ""
+
+
+def test_users_leave_places_to_other_users_other_tenants_and_those_who_run_it() -> None:
+    calls = OpenCalls(CallCaps(streams=400))
+    with ExitStack() as held:
+        assert "user:ann has 20 Watch streams" in taken(calls, held, [user("ann")] * 21)
+        assert "your tenant has 150 Watch" in taken(calls, held, (user(f"a{n}") for n in range(131)))
+        assert taken(calls, held, (user(f"b{n}", "other") for n in range(150))) == ""
+        assert "users have 300 Watch" in taken(calls, held, [user("c", "third")])
+        assert taken(calls, held, [Principal(Kind.ADMIN, "root")] * 100) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -248,5 +249,6 @@ def test_a_stream_by_certificate_holds_while_its_name_does_and_no_token_is_taken
     assert not WorkerCertificates({}).holds(worker)
     token = Principal(Kind.SERVICE, "a.b", "email-service", scopes=frozenset(Scope))
     assert not certificates.holds(token)
+    assert not certificates.holds(replace(worker, token_id="a.b"))
     with pytest.raises(Unauthenticated):
         certificates.principal(())

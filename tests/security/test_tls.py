@@ -221,10 +221,27 @@ ELSEWHERE = [
     "ipv4:127.0.0.1:7007,10.0.0.1:7007",
     "ipv6:[2001:db8::1]:7007",
     "dns:///scheduler:7007",
-    "dns://127.0.0.1/scheduler:7007",
+    "DNS:///scheduler:7007",
     "xds:///localhost:7007",
+    "ipv4:///127.0.0.1:7007",
+    "scheduler:7007/localhost:7007",
+    "localhost:7007/../x",
+    "dns:scheduler:7007/127.0.0.1:7007",
+    "dns:///localhost:7007,scheduler:7007",
+    "vsock:2:1",
     "127.0.0.1.example.com:7007",
+]
+# gRPC connects to the scheduler, and a hasty reader sees this machine.
+TWO_FACED = [
     "127.0.0.1@scheduler:7007",
+    "dns://127.0.0.1/scheduler:7007",
+    "dns://scheduler:53/localhost:7007",
+    "dns:///scheduler:7007?/127.0.0.1:1",
+    "dns:///scheduler:7007#/127.0.0.1:1",
+    "dns:scheduler:7007?/[::1]:7007",
+    "ipv4:10.0.0.1:7007#/localhost:1",
+    "dns:///scheduler%3A7007#/localhost",
+    "localhost\\scheduler:7007",
 ]
 
 
@@ -249,6 +266,15 @@ def test_a_token_goes_plain_to_no_other_machine_unless_that_is_named(
     Connection.resolve(target, **given)
     with pytest.raises(ValueError, match="unencrypted"):
         Connection.resolve(target, **given, plaintext=False)
+
+
+@pytest.mark.parametrize("target", TWO_FACED)
+def test_a_target_that_can_be_read_in_two_ways_is_refused_whatever_protects_it(target: str) -> None:
+    protections: list[dict[str, Any]] = [{"plaintext": True}, {"tls": True}]
+    for protection in protections:
+        with pytest.raises(ValueError, match=r"the target \(CARILLON_TARGET\) cannot be used: write ") as caught:
+            Connection.resolve(target, service_token="id.secret", **protection)
+        assert target not in str(caught.value)
 
 
 def test_without_a_token_nothing_is_told() -> None:

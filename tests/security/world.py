@@ -217,6 +217,7 @@ async def a_world(urls: DatabaseUrls) -> AsyncIterator[World]:
         # Nobody is to be refused for asking often.
         registrations_per_minute=1_000_000,
         triggers_per_second=1_000_000,
+        changes_per_second=1_000_000,
     )
     app = _App(settings)
     await app.start()

@@ -13,12 +13,12 @@ from sqlalchemy.exc import ProgrammingError
 from scheduler_service.domain.audit import EventFilter
 from scheduler_service.domain.audit_chain import EMPTY, Head, Problem
 from scheduler_service.domain.errors import Forbidden, InvalidInput, NothingToSee
-from scheduler_service.store.audit_seals import seal, standing
+from scheduler_service.store.audit_seals import standing
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.audit import get_audit_head, list_audit_events, verify_audit_trail
 from tests.builders import ADMIN, NOBODY, service, user
 from tests.conftest import DatabaseUrls
-from tests.store.audit_case import JOB, broken, record, record_many, seal_all, tampering, verify
+from tests.store.audit_case import JOB, broken, record, record_many, seal, seal_all, tampering, verify
 
 Hot = psycopg.AsyncConnection[Any]
 Admin = psycopg.Connection[Any]

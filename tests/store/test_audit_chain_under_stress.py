@@ -10,12 +10,12 @@ from typing import Any
 import psycopg
 
 from scheduler_service.domain.audit_chain import Head
-from scheduler_service.store.audit_seals import seal, standing
+from scheduler_service.store.audit_seals import standing
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.audit import get_audit_head
 from tests.builders import ADMIN, connect
 from tests.conftest import DatabaseUrls
-from tests.store.audit_case import broken, record_many, seal_all, tampering, verify
+from tests.store.audit_case import broken, record_many, seal, seal_all, tampering, verify
 
 Hot = psycopg.AsyncConnection[Any]
 Admin = psycopg.Connection[Any]

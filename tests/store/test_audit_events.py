@@ -227,6 +227,20 @@ async def test_running_by_hand_tells_what_was_run_but_not_the_payloads_values(sc
     assert "canary" not in str(scheduler.admin.execute("select e::text from carillon.audit_events e").fetchall())
 
 
+async def test_a_run_for_many_tenants_leaves_events_that_stay_small(scheduler: Scheduler) -> None:
+    await scheduler.register(digest(timing=every("1h"), tenant_schedules=True))
+    tenants_named = [f"t{number:03}" + "x" * 124 for number in range(450)]
+    async with recorded(scheduler.database) as added:
+        request = trigger.TriggerRequest(DIGEST, {}, tenants_named)
+        await trigger.trigger_job(scheduler.database, scheduler.wakeups, ADMIN, request, lambda runs: b"")
+    documents = [event.after or {} for event in added]
+    assert [len(document["runs"]) for document in documents] == [200, 200, 50]
+    assert [tenant for document in documents for tenant in document["tenants"]] == tenants_named
+    live = scheduler.admin.execute("select run_id from carillon.live_runs").fetchall()
+    assert {run for document in documents for run in document["runs"]} == {run_name(row[0]) for row in live}
+    assert max(len(str(document)) for document in documents) < 48 * 1024
+
+
 async def test_cancelling_a_run(database: Database, admin: psycopg.Connection[Any], scheduler: Scheduler) -> None:
     job = builders.make_job(admin)
     pending, running = (builders.make_live_run(admin, job, tenant="acme") for _ in range(2))

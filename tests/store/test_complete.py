@@ -250,7 +250,8 @@ async def test_nothing_is_acknowledged_or_half_done_when_the_commit_fails(
 async def test_items_are_committed_before_the_result_that_followed_them(case: Case, admin: Admin) -> None:
     (ref,) = await case.claimed()
     case.completer.submit_items(
-        [ItemResult(ref, case.session.session_id, f"user-{n}", succeeded=n != 2, error="") for n in range(3)]
+        [ItemResult(ref, case.session.session_id, f"user-{n}", succeeded=n != 2, error="") for n in range(3)],
+        case.session,
     )
     assert await case.report(case.result(ref)) == [Verdict.ACCEPTED]
     assert rows(admin, "select key from carillon.items where succeeded order by key") == [("user-0",), ("user-1",)]
@@ -259,7 +260,8 @@ async def test_items_are_committed_before_the_result_that_followed_them(case: Ca
 async def test_one_bad_item_is_left_out_alone(case: Case, admin: Admin) -> None:
     (ref,) = await case.claimed()
     keys = ["a", "b" * 300, "c"]
-    case.completer.submit_items([ItemResult(ref, case.session.session_id, key, succeeded=True) for key in keys])
+    items = [ItemResult(ref, case.session.session_id, key, succeeded=True) for key in keys]
+    case.completer.submit_items(items, case.session)
     await case.completer.step(case.hot, now=NOW)
     assert rows(admin, "select key from carillon.items order by key") == [("a",), ("c",)]
 

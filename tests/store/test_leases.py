@@ -14,7 +14,7 @@ from scheduler_service.domain.errors import Refusal
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.leases import Hello, Leases
 from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import Sessions
+from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import claim, make_job, make_live_run, make_session
 
@@ -65,11 +65,19 @@ async def test_reports_wait_for_the_database_to_come_back(database: Database, ad
     [claim_id] = admin.execute("select claim_id from carillon.live_runs").fetchone() or [0]
     reports = Reports(Wakeups())
     attempt = AttemptRef(run_id, 1, claim_id)
-    reports.started(session_id, [(attempt, 0.0)])
+    session = ConnectedSession(session_id, "worker-1", frozenset({"http"}), 1, Stream())
+    reports.started(session, [(attempt, 0.0)])
     lost = await database.hot_connection()
     await lost.close()
     with pytest.raises(psycopg.OperationalError):
         await reports.step(lost)
     async with await database.hot_connection() as connection:
         assert await reports.step(connection)
-    assert admin.execute("select started_at is not null from carillon.live_runs").fetchone() == (True,)
+        reports.progressed(session, [(attempt, (3, 10, ""))])
+        with pytest.raises(psycopg.OperationalError):
+            await reports.step(lost)
+        assert await reports.step(connection)
+    assert admin.execute("select started_at is not null, progress -> 'done' from carillon.live_runs").fetchone() == (
+        True,
+        3,
+    )

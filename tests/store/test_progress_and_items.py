@@ -19,8 +19,10 @@ from scheduler_service.store.progress import Progress, record_progress
 from scheduler_service.store.sessions import Connection
 from scheduler_service.store.starts import Start, record_starts
 from scheduler_service.usecases.report import Reports
+from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests.builders import make_job, make_live_run, make_session
+from tests.store.engine_case import Received
 
 START = datetime.now(UTC).replace(microsecond=0)
 
@@ -118,9 +120,10 @@ async def test_reports_write_progress_at_most_once_a_second_and_the_latest_wins(
     wakeups = Wakeups()
     changed = wakeups.listen(Topic.RUNS)
     reports = Reports(wakeups, clock=lambda: clock[0])
+    session = ConnectedSession(session_id, "worker-1", frozenset({"http"}), 1, Received())
 
     async def done_after(done: int) -> int:
-        reports.progressed(session_id, [(ref, (done, 10, ""))])
+        reports.progressed(session, [(ref, (done, 10, ""))])
         await reports.step(connection)
         [kept] = admin.execute("select progress -> 'done' from carillon.live_runs").fetchone() or [None]
         return int(kept)
@@ -134,6 +137,46 @@ async def test_reports_write_progress_at_most_once_a_second_and_the_latest_wins(
     assert reports.seconds_to_next == pytest.approx(0.6)
     clock[0] += 0.6
     assert await done_after(4) == 4
+    assert reports.seconds_to_next is None
+
+
+def a_session(session_id: UUID) -> ConnectedSession:
+    return ConnectedSession(session_id, "worker-1", frozenset({"http"}), 1, Received())
+
+
+def of_nobody(count: int) -> list[AttemptRef]:
+    return [AttemptRef(uuid4(), 1, 1) for _ in range(count)]
+
+
+async def test_a_flood_of_starts_delays_those_of_other_sessions_by_nothing(
+    connection: Connection, admin: psycopg.Connection[Any], held: tuple[UUID, AttemptRef]
+) -> None:
+    session_id, ref = held
+    flood, reports = a_session(uuid4()), Reports(Wakeups())
+    reports.started(flood, [(one, 0.0) for one in of_nobody(200_000)])
+    assert not reports.room.is_left_for(flood)
+    reports.started(a_session(session_id), [(ref, 0.0)])
+    assert await reports.step(connection)
+    assert times(admin)[0] is not None
+
+
+async def test_progress_is_written_in_batches_and_makes_room_once_it_is_written(
+    connection: Connection, admin: psycopg.Connection[Any], held: tuple[UUID, AttemptRef]
+) -> None:
+    session_id, ref = held
+    clock = [100.0]
+    flood, reports = a_session(uuid4()), Reports(Wakeups(), clock=lambda: clock[0])
+    for _ in range(50):
+        reports.progressed(flood, [(one, (1, 2, "x" * 3_000)) for one in of_nobody(30)])
+        reports.progressed(flood, [(one, (1, 2, "")) for one in of_nobody(10)] * 200)
+    assert not reports.room.is_left_for(flood)
+    reports.progressed(a_session(session_id), [(ref, (3, 10, ""))])
+    assert not await reports.step(connection)
+    assert reports.seconds_to_next == 0.0
+    while admin.execute("select progress -> 'done' from carillon.live_runs").fetchone() != (3,):
+        assert reports.seconds_to_next == 0.0
+        await reports.step(connection)
+    assert reports.room.is_left_for(flood)
     assert reports.seconds_to_next is None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from scheduler_service.domain.access import ANONYMOUS, Principal
+from scheduler_service.domain.access import ANONYMOUS, Kind, Principal
 from scheduler_service.domain.errors import (
     AlreadyExists,
     Conflict,
@@ -169,6 +169,21 @@ async def test_the_same_request_id_gets_the_same_answer(scheduler: Scheduler) ->
         await run_id(b"two")
     assert refused.value.reason == "REQUEST_ID_REUSED"
     assert waiting(scheduler) == [("MANUAL", False)]
+
+
+async def test_a_user_of_two_tenants_has_request_ids_of_each(scheduler: Scheduler) -> None:
+    """One subject, whose JWTs name one tenant or the other."""
+    for tenant in ("acme", "globex"):
+        await scheduler.put(for_tenant(tenant), ScheduleSpec(enabled=False))
+
+    async def run_id(tenant: str) -> bytes:
+        request = RunScheduleRequest(for_tenant(tenant), request_id="r-1", digest=b"one")
+        by = Principal(Kind.USER, name="ann", tenant=tenant)
+        return await run_schedule(scheduler.database, scheduler.wakeups, by, request, lambda run: run.run_id.bytes)
+
+    first, second = await run_id("acme"), await run_id("globex")
+    assert first != second
+    assert [await run_id(tenant) for tenant in ("acme", "globex")] == [first, second]
 
 
 @pytest.mark.parametrize(

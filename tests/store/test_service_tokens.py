@@ -10,7 +10,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from scheduler_service.__main__ import cli
 from scheduler_service.domain.access import ANONYMOUS, Kind, Origin, Principal, Scope
 from scheduler_service.domain.credentials import ALL_SCOPES, WORK_ONLY, parse_service_tokens
 from scheduler_service.domain.errors import (
@@ -30,6 +32,7 @@ from scheduler_service.usecases.service_tokens import (
     revoke_token,
     rotate_token,
 )
+from tests.conftest import DatabaseUrls
 from tests.rpc.work.rig import Clock
 
 ROOT = Principal(Kind.OPERATOR, name="root", origin=Origin("host", "request-1", "tokens create"))
@@ -329,6 +332,20 @@ async def test_what_counts_no_longer_is_not_rotated_and_nothing_is_revoked_twice
             await change
 
 
+def test_a_list_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, admin: Admin
+) -> None:
+    admin.execute(
+        "insert into carillon.service_tokens"
+        " (token_id, service, scopes, secret_hash, description, created_at, created_by)"
+        " values ('t1', '*', '{work}', %s, %s, now(), %s)",
+        [bytes(32), "\x1b]0;x\x07", "by\u202ehand"],
+    )
+    monkeypatch.setenv("CARILLON_DATABASE_URL", database_urls.api)
+    listed = CliRunner().invoke(cli, ["tokens", "list"])
+    assert (listed.exit_code, "\ufffd]0;x\ufffd" in listed.stdout, "by\ufffdhand" in listed.stdout) == (0, True, True)
+
+
 @pytest.mark.parametrize(
     ("service", "how", "field"),
     [
@@ -336,6 +353,8 @@ async def test_what_counts_no_longer_is_not_rotated_and_nothing_is_revoked_twice
         ("*", {"scopes": ALL_SCOPES}, "scopes"),
         ("email-service", {"scopes": frozenset()}, "scopes"),
         ("email-service", {"lifetime": timedelta()}, "expires"),
+        ("email-service", {"lifetime": timedelta(days=3_650, seconds=1)}, "expires"),
+        ("email-service", {"lifetime": timedelta.max}, "expires"),
         ("email-service", {"description": "x" * 201}, "description"),
         ("email-service", {"description": "a\nb"}, "description"),
     ],

@@ -56,12 +56,12 @@ async def test_a_session_that_is_gone_cannot_be_resumed(connection: Connection) 
     assert await resume_session(connection, a_session(), lease=LEASE, now=START) is None
 
 
-async def test_another_principal_cannot_go_on_with_a_session(connection: Connection) -> None:
+async def test_another_principal_or_worker_cannot_go_on_with_a_session(connection: Connection) -> None:
     session = a_session()
     await open_session(connection, session, lease=LEASE, now=START)
-    thief = replace(session, principal="service:email-service")
-    assert await open_session(connection, thief, lease=LEASE, now=START) is None
-    assert await resume_session(connection, thief, lease=LEASE, now=START) is None
+    for thief in (replace(session, principal="service:email-service"), replace(session, worker="worker-2")):
+        assert await open_session(connection, thief, lease=LEASE, now=START) is None
+        assert await resume_session(connection, thief, lease=LEASE, now=START) is None
 
 
 async def test_a_heartbeat_of_the_newest_stream_extends_the_lease(connection: Connection) -> None:

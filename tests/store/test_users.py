@@ -69,6 +69,9 @@ async def test_each_change_is_in_the_audit_trail(database: Database, admin: psyc
         (User("", Role.ADMIN), "subject"),
         (User("x" * 256, Role.ADMIN), "subject"),
         (User("a\0b", Role.ADMIN), "subject"),
+        (User("alice ", Role.ADMIN), "subject"),
+        (User("\u202ealice", Role.ADMIN), "subject"),
+        (User("ali\x1b[2Jce", Role.ADMIN), "subject"),
         (User("bob", Role.USER), "tenant"),
         (User("bob", Role.USER, "-"), "tenant"),
         (User("bob", Role.USER, "a b"), "tenant"),
@@ -126,6 +129,19 @@ def test_the_command(
         ("users set", "users/[bob]"),
         ("users remove", "users/[bob]"),
     ]
+
+
+def test_a_list_does_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, database_urls: DatabaseUrls, admin: psycopg.Connection[Any]
+) -> None:
+    admin.execute(
+        "insert into carillon.users values (%s, 'admin', null, now(), now(), 'by\u202ehand')", ["\x1b]0;x\x07\u202eeve"]
+    )
+    shown = run(monkeypatch, database_urls, "list").stdout
+    assert "\ufffd]0;x\ufffd\ufffdeve" in shown
+    assert "by\ufffdhand" in shown
+    removed = run(monkeypatch, database_urls, "remove", "\x1b]0;x\x07\u202eeve")
+    assert (removed.exit_code, removed.stderr.isascii(), "\x1b" in removed.stderr) == (0, False, False)
 
 
 @pytest.mark.parametrize(

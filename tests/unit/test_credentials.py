@@ -86,7 +86,7 @@ async def test_a_jwt_that_names_nobody_who_can_be_stored_is_refused(
     credentials: Credentials, claims: tuple[str, ...], text: str
 ) -> None:
     said = {claim: "admin" if claim == "role" else text for claim in claims}
-    with pytest.raises(Unauthenticated, match="cannot be stored") as refused:
+    with pytest.raises(Unauthenticated, match=r"cannot be (stored|seen)") as refused:
         await credentials.principal([bearer(**said)])
     assert refused.value.reason == "CREDENTIALS_INVALID"
 
@@ -118,14 +118,42 @@ async def test_a_wrong_jwt_is_refused(credentials: Credentials, sent: tuple[str,
         await credentials.principal([sent])
 
 
+@pytest.mark.parametrize("spelt", ["Bearer {}", "bearer {}", "BEARER {}"])
+async def test_the_scheme_is_bearer_and_one_space(credentials: Credentials, spelt: str) -> None:
+    _, sent = bearer(role="admin")
+    token = sent.removeprefix("Bearer ")
+    assert (await credentials.principal([("authorization", spelt.format(token))])).is_admin
+    for wrong in (f"Bearer  {token}", f"Bearer {token} ", f" Bearer {token}", f"Bearer\t{token}", token, "Bearer "):
+        with pytest.raises(Unauthenticated, match="must be `Bearer <JWT>`"):
+            await credentials.principal([("authorization", wrong)])
+
+
 async def test_without_a_secret_no_jwt_is_accepted() -> None:
     with pytest.raises(Unauthenticated, match="CARILLON_DEVELOPMENT_JWT_SECRET"):
         await accepting("").principal([bearer(role="admin")])
 
 
-@pytest.mark.parametrize("text", ["email-service", "email-service=t1", "=t1.secretsecretsecret", "a=t1.short"])
-def test_a_malformed_token_setting_is_a_sentence_without_the_secret(text: str) -> None:
-    with pytest.raises(ValueError, match="entry 1") as refused:
+GOOD = "0secretsecret1234"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        *((text, "not of the form") for text in ("email-service", "email-service=t1", f"=t1.{GOOD}", f"t1.{GOOD}=a")),
+        *((f"{service}=t1.{GOOD}", "is for no service") for service in ("Email", "a b", f"T1.{GOOD}", "**", "a/b")),
+        *(
+            (f"a={token_id}.{GOOD}", "the id of entry 1")
+            for token_id in ("T1", "spiffe://x", "é", "x" * 64, "a b", "-")
+        ),
+        *(
+            (f"a=t1.{secret}", "the secret of entry 1")
+            for secret in ("short", "secretsecretsec", "secretsecretsecret", "ab" * 10)
+        ),
+        (f"{GOOD}=a.b", "the secret of entry 1"),
+    ],
+)
+def test_a_token_setting_that_can_be_none_is_a_sentence_without_the_secret(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as refused:
         parse_service_tokens(text)
     assert "secretsecret" not in str(refused.value)
 

@@ -68,6 +68,11 @@ async def test_ends_are_counted_whoever_ended_the_run(replica: Replica) -> None:
     assert reaped == {"freed": 4, "charged": 3, "failed": 5}
 
 
+async def test_the_audit_trail_shows_what_was_set_aside_and_nothing_that_nobody_saw(replica: Replica) -> None:
+    assert replica.shows("audit_set_aside") == 0
+    assert replica.shows("audit_oldest_unsealed_seconds") is None
+
+
 async def test_every_loop_has_its_figures_and_outcomes_begin_at_zero(replica: Replica) -> None:
     for loop in (*replica.engine.loops, replica.reaper):
         assert replica.shows("loop_idle_seconds", loop=loop.name) == float("inf")

@@ -8,6 +8,8 @@ import pytest
 
 from scheduler_service.settings import SettingsError, read_database_settings, read_settings
 
+SECRET = "0123456789abcdef0123456789abcdef"
+
 
 @pytest.fixture(autouse=True)
 def required(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,9 +44,36 @@ def test_defaults_are_those_of_the_readme() -> None:
         ),
         ("CARILLON_RETENTION_DAYS", "-1", "CARILLON_RETENTION_DAYS is wrong"),
         ("CARILLON_TRIGGERS_PER_SECOND", "0", "CARILLON_TRIGGERS_PER_SECOND is wrong"),
-        ("CARILLON_JWT_ISSUER", " , ", "CARILLON_JWT_ISSUER is empty"),
-        ("CARILLON_JWT_AUDIENCE", "", "CARILLON_JWT_AUDIENCE is wrong"),
-        ("CARILLON_JWT_ADMIN_ROLE", "", "CARILLON_JWT_ADMIN_ROLE is wrong"),
+        ("CARILLON_CHANGES_PER_SECOND", "0", "CARILLON_CHANGES_PER_SECOND is wrong"),
+        ("CARILLON_DEVELOPMENT_JWT_SECRET", " " * 40, "CARILLON_DEVELOPMENT_JWT_SECRET is shorter .* or repeats few"),
+        (
+            "CARILLON_DEVELOPMENT_JWT_SECRET",
+            "abcde" * 8,
+            "CARILLON_DEVELOPMENT_JWT_SECRET is shorter .* or repeats few",
+        ),
+        ("CARILLON_JWT_ISSUER", "", "CARILLON_JWT_ISSUER is wrong: it is empty"),
+        ("CARILLON_JWT_ISSUER", "https://a.example, https://b.example", "CARILLON_JWT_ISSUER has a comma; one issuer"),
+        ("CARILLON_JWT_AUDIENCE", "", "CARILLON_JWT_AUDIENCE is wrong: it is empty"),
+        ("CARILLON_JWT_AUDIENCE", "  ", "CARILLON_JWT_AUDIENCE is wrong: it is empty, or has blanks"),
+        ("CARILLON_JWT_ADMIN_ROLE", "", "CARILLON_JWT_ADMIN_ROLE is wrong: it is empty"),
+        ("CARILLON_JWT_ADMIN_ROLE", "admin ", "CARILLON_JWT_ADMIN_ROLE is wrong: it is empty, or has blanks"),
+        ("CARILLON_JWT_ADMIN_ROLE", "ad\u200bmin", "CARILLON_JWT_ADMIN_ROLE is wrong: it is empty, or has blanks"),
+        *(
+            ("CARILLON_JWT_ROLE_CLAIM", claim, "CARILLON_JWT_ROLE_CLAIM is wrong: `")
+            for claim in ("sub", "aud", "jti.x")
+        ),
+        *(("CARILLON_JWT_TENANT_CLAIM", claim, "CARILLON_JWT_TENANT_CLAIM is wrong: `") for claim in ("iss", "aud")),
+        *(
+            (f"CARILLON_JWT_{what}_CLAIM", claim, f"CARILLON_JWT_{what}_CLAIM is wrong: people write this claim")
+            for what in ("ROLE", "TENANT")
+            for claim in ("unsafe_metadata.role", "user.unsafe_metadata", "user_metadata.role", "nickname", "address.x")
+        ),
+        *(
+            (f"CARILLON_JWT_{what}_CLAIM", claim, f"CARILLON_JWT_{what}_CLAIM is wrong: .* in one organization")
+            for what in ("ROLE", "TENANT")
+            for claim in ("org_role", "o.rol", "org_permissions", "o.per.x")
+        ),
+        ("CARILLON_JWT_ROLE_CLAIM", "tenant", "CARILLON_JWT_ROLE_CLAIM and CARILLON_JWT_TENANT_CLAIM name one claim"),
         ("CARILLON_JWT_ROLE_CLAIM", "metadata..role", "CARILLON_JWT_ROLE_CLAIM is wrong: it has an empty name"),
         ("CARILLON_JWT_TENANT_CLAIM", "", "CARILLON_JWT_TENANT_CLAIM is wrong: it has an empty name"),
         ("CARILLON_JWT_ROLES_FROM", "anywhere", "CARILLON_JWT_ROLES_FROM is wrong"),
@@ -84,20 +113,48 @@ def test_a_wrong_value_names_its_variable(
 @pytest.fixture
 def key_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARILLON_JWKS_URL", "https://login.example.com/jwks")
-    monkeypatch.setenv("CARILLON_JWT_ISSUER", "https://login.example.com, https://old.example.com")
+    monkeypatch.setenv("CARILLON_JWT_ISSUER", "https://login.example.com")
 
 
 @pytest.mark.usefixtures("key_set")
-def test_a_key_set_comes_with_its_issuers() -> None:
+def test_a_key_set_comes_with_its_issuer() -> None:
     rules = read_settings().jwt_rules()
-    assert (rules.issuers, rules.secret) == (("https://login.example.com", "https://old.example.com"), "")
+    assert (rules.issuer, rules.secret) == ("https://login.example.com", "")
+
+
+@pytest.mark.parametrize(
+    ("role", "tenant"), [("realm_access.roles", "sub"), ("metadata.role", "o.id"), ("o.x", "o.id")]
+)
+def test_claims_that_the_issuer_writes_may_decide(monkeypatch: pytest.MonkeyPatch, role: str, tenant: str) -> None:
+    monkeypatch.setenv("CARILLON_JWT_ROLE_CLAIM", role)
+    monkeypatch.setenv("CARILLON_JWT_TENANT_CLAIM", tenant)
+    rules = read_settings().jwt_rules()
+    assert (rules.role_claim, rules.tenant_claim) == (role, tenant)
+
+
+def test_one_claim_is_one_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARILLON_JWT_ROLE_CLAIM", r"roles\.example/x")
+    monkeypatch.setenv("CARILLON_JWT_TENANT_CLAIM", r"roles\.example/x")
+    with pytest.raises(SettingsError, match="name one claim"):
+        read_settings()
+
+
+def test_the_development_secret_stays_on_this_machine_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARILLON_DEVELOPMENT_JWT_SECRET", SECRET)
+    read_settings()
+    monkeypatch.setenv("CARILLON_HOST", "0.0.0.0")
+    monkeypatch.setenv("CARILLON_PLAINTEXT", "true")
+    with pytest.raises(SettingsError, match=r"is 0\.0\.0\.0, which .* CARILLON_ALLOW_DEVELOPMENT_JWTS=true"):
+        read_settings()
+    monkeypatch.setenv("CARILLON_ALLOW_DEVELOPMENT_JWTS", "true")
+    assert read_settings().allow_development_jwts
 
 
 @pytest.mark.usefixtures("key_set")
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("CARILLON_DEVELOPMENT_JWT_SECRET", "x" * 32, "CARILLON_JWKS_URL and CARILLON_DEVELOPMENT_JWT_SECRET are both"),
+        ("CARILLON_DEVELOPMENT_JWT_SECRET", SECRET, "CARILLON_JWKS_URL and CARILLON_DEVELOPMENT_JWT_SECRET are both"),
         ("CARILLON_JWKS_MAX_AGE_SECONDS", "299", "must be at least CARILLON_JWKS_REFRESH_SECONDS"),
     ],
 )
@@ -124,9 +181,8 @@ def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_secret_may_stand_in_a_file_and_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    secret = "0123456789abcdef0123456789abcdef"
-    (tmp_path / "secret").write_text(secret + "\n")
+    (tmp_path / "secret").write_text(SECRET + "\n")
     monkeypatch.setenv("CARILLON_DEVELOPMENT_JWT_SECRET_FILE", str(tmp_path / "secret"))
     settings = read_settings()
-    assert settings.jwt_rules().secret == secret
-    assert secret not in repr(settings)
+    assert settings.jwt_rules().secret == SECRET
+    assert SECRET not in repr(settings)

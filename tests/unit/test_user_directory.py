@@ -122,15 +122,32 @@ async def test_an_open_stream_learns_that_its_caller_is_something_else_now() -> 
         assert not directory.still_is(ADMIN)
 
 
-async def test_an_open_stream_goes_on_while_the_database_is_away() -> None:
+async def test_an_open_stream_goes_on_for_a_minute_while_the_database_is_away_as_calls_do() -> None:
     table = Table()
     directory = table.directory()
     await directory.find("alice")
     table.is_away = True
-    for _ in range(100):
-        table.now += 5
+    for _ in range(59):
+        table.now += 1
         assert directory.still_is(ADMIN)
         await settled()
+    table.now += 1
+    assert not directory.still_is(ADMIN)
+    with pytest.raises(Unavailable):
+        await directory.find("alice")
+
+
+async def test_who_was_forgotten_is_not_what_it_was() -> None:
+    assert not Table().directory().still_is(ADMIN)
+
+
+async def test_who_has_a_stream_open_is_not_forgotten_for_others() -> None:
+    table = Table()
+    directory = table.directory(most=2)
+    await directory.find("alice")
+    for number in range(10):
+        await directory.find(f"caller-{number}")
+        assert directory.still_is(ADMIN)
 
 
 async def test_users_who_stay_what_they_are() -> None:

@@ -16,6 +16,7 @@ SECURE = "grpcs"
 
 # Parsers of URLs pass over these, each in a way of its own.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
+_LEADS_OUT = re.compile(r"%(?:25)*(?:2f|2e|5c)|/\.\.?(?:[;/]|$)", re.IGNORECASE)
 _AUTHORITY_END = re.compile(r"[/?#]")
 
 
@@ -95,7 +96,12 @@ def parse_grpc(text: str) -> GrpcAddress:
 
 
 def rebase(endpoint: URL, base: URL) -> URL:
-    """The endpoint at another base: its path and query, after the base's scheme, authority and path."""
+    """The endpoint at another base: its path and query, after the base's scheme, authority and path.
+
+    Errors: AddressError, for a path that some servers would read as one beside the base's.
+    """
+    if base.raw_path.rstrip("/") and _LEADS_OUT.search(endpoint.raw_path):
+        raise AddressError("has an encoded slash or dot in its path, which could lead out of its base URL's")
     return URL.build(
         scheme=base.scheme,
         authority=base.raw_authority,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from ipaddress import IPv6Address
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
+from worker_service.targets.exchange import Exchange
 from worker_service.targets.hosts import Address
 
 _admitted: ContextVar[Sequence[Address]] = ContextVar("admitted")
@@ -27,13 +31,19 @@ def to(addresses: Sequence[Address]) -> Iterator[None]:
 
 
 def connector(keepalive_timeout: float) -> aiohttp.TCPConnector:
-    """A connector that resolves no name itself, so that no second answer can differ from the one that was checked."""
-    return aiohttp.TCPConnector(
+    """A connector that resolves no name itself, so that no second answer can differ from the one that was checked.
+
+    Needs a running event loop.
+    """
+    made = aiohttp.TCPConnector(
         resolver=_Admitted(),
         use_dns_cache=False,
         limit=0,  # how many calls there are at a time is limited by the session's concurrency alone
         keepalive_timeout=keepalive_timeout,
     )
+    # aiohttp has no other place for it.
+    made._factory = partial[ResponseHandler](Exchange, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+    return made
 
 
 class _Admitted(AbstractResolver):

@@ -101,7 +101,7 @@ class GrpcExecutor:
     async def _admitted(self, server: GrpcAddress, service: str) -> tuple[Address, ...]:
         what = f"{METHOD} at {server}"
         try:
-            return await self._gate.admit(what, server.host, server.port, listed=service in self._base_urls)
+            return await self._gate.admit(what, service, server.host, server.port, listed=service in self._base_urls)
         except NotResolved as error:
             raise Failed("GRPC_STATUS", f"{what} got no answer: {error}") from None
 

@@ -19,6 +19,7 @@ from yarl import URL
 from worker_service.targets import addresses, answer, connecting, request
 from worker_service.targets.addresses import AddressError, shown
 from worker_service.targets.allowed import TARGET_NOT_ALLOWED, Gate
+from worker_service.targets.exchange import RAW_BYTES, AnswerTooLong
 from worker_service.targets.hosts import Address
 from worker_service.targets.resolving import NotResolved
 from worker_service.targets.signing import Signer
@@ -102,12 +103,15 @@ class HttpExecutor:
         except AddressError as error:
             raise Failed(TARGET_NOT_ALLOWED, f"the endpoint {error}") from None
         base = self._base_urls.get(assignment.service)
-        return addresses.rebase(endpoint, base) if base else endpoint
+        try:
+            return addresses.rebase(endpoint, base) if base else endpoint
+        except AddressError as error:
+            raise Failed(TARGET_NOT_ALLOWED, f"the endpoint {error}") from None
 
     async def _admitted(self, url: URL, service: str) -> tuple[Address, ...]:
         host, port = addresses.place(url)
         try:
-            return await self._gate.admit(f"POST {shown(url)}", host, port, listed=service in self._base_urls)
+            return await self._gate.admit(f"POST {shown(url)}", service, host, port, listed=service in self._base_urls)
         except NotResolved as error:
             raise Failed("HTTP_UNREACHABLE", f"POST {shown(url)} got no answer: {error}") from None
 
@@ -153,11 +157,12 @@ def _was_closed_while_idle(call: _Call, error: Exception) -> bool:
 async def _outcome(url: URL, response: aiohttp.ClientResponse) -> Completed:
     if not 200 <= response.status < 300:
         raise Failed("HTTP_STATUS", _refusal(url, response), detail=await _first_part(response))
-    body = await _read_up_to(response, answer.BODY_BYTES + 1)
+    body = bytearray()
+    await _read_up_to(response, answer.BODY_BYTES + 1, body)
     if len(body) > answer.BODY_BYTES:
         response.close()
         return answer.too_long()
-    return answer.completed(response.content_type, body)
+    return answer.completed(response.content_type, bytes(body))
 
 
 def _refusal(url: URL, response: aiohttp.ClientResponse) -> str:
@@ -177,16 +182,16 @@ def _reason(response: aiohttp.ClientResponse) -> str:
 
 
 async def _first_part(response: aiohttp.ClientResponse) -> str:
-    with suppress(aiohttp.ClientError):  # the status is known: a body that breaks off changes nothing
-        return (await _read_up_to(response, DETAIL_BYTES)).decode(errors="replace")
-    return ""
-
-
-async def _read_up_to(response: aiohttp.ClientResponse, limit: int) -> bytes:
     body = bytearray()
+    with suppress(aiohttp.ClientError):  # the status is known: a body that breaks off changes nothing
+        await _read_up_to(response, DETAIL_BYTES, body)
+    return body.decode(errors="replace")
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, limit: int, body: bytearray) -> None:
+    """Adds to `body` until it has `limit` bytes."""
     while len(body) < limit and (part := await response.content.read(limit - len(body))):
         body += part
-    return bytes(body)
 
 
 def _unreachable(url: URL, error: Exception) -> Failed:
@@ -202,6 +207,8 @@ def _cause(error: Exception) -> str:
             return f"no connection within {CONNECT_TIMEOUT:g} s"
         case aiohttp.ServerDisconnectedError() | ConnectionError():
             return "the connection was closed before an answer came"
+        case AnswerTooLong():
+            return f"the answer has over {RAW_BYTES // 1024**2} MiB of interim answers or chunks"
         case aiohttp.ClientPayloadError():
             return "the connection broke in the middle of the answer"
         case OSError(errno=int(number)):

@@ -15,7 +15,7 @@ Network = IPv4Network | IPv6Network
 
 
 class NetworkError(ValueError):
-    """What is wrong with a network, as the end of a sentence that began with its name."""
+    """What is wrong with a network, as the end of a sentence that began with its name and `that`. Repeats no text."""
 
 
 def _all(*texts: str) -> tuple[Network, ...]:
@@ -49,17 +49,21 @@ _SPECIAL = _all(
 # Of IPv6, nothing else is handed out for the internet: all outside it is local, translated or reserved.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 
-# Where clouds hand out their machines' credentials. A network that holds more than this one does not open it.
-_METADATA = frozenset(
-    {
-        IPv4Address("169.254.169.254"),
-        IPv4Address("169.254.170.2"),
-        IPv4Address("169.254.170.23"),
-        IPv4Address("100.100.100.200"),
-        IPv6Address("fd00:ec2::254"),
-        IPv6Address("fd00:ec2::23"),
-        IPv6Address("fd20:ce::254"),
-    }
+# Where clouds hand out their machines' credentials and settings, and what a network of one's own makes IPv4 addresses
+# of (RFC 8215), nobody else knows which. Some are public; a network that holds more than the address opens none.
+_NAMED_SINGLY = _all(
+    "100.100.100.200",
+    "168.63.129.16",
+    "169.254.0.23",
+    "169.254.42.42",
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "192.0.0.192",
+    "64:ff9b:1::/48",
+    "fd00:ec2::23",
+    "fd00:ec2::254",
+    "fd20:ce::254",
 )
 
 _COMPATIBLE = IPv6Network("::/96")
@@ -74,7 +78,7 @@ def read_network(text: str) -> Network:
     except ValueError:
         raise NetworkError(_what_is_wrong(text)) from None
     if isinstance(network, IPv6Network) and (network.subnet_of(_MAPPED) or network.subnet_of(_NAT64)):
-        raise NetworkError(f"has {text}, which stands for IPv4 addresses: write the IPv4 network")
+        raise NetworkError("stands for IPv4 addresses: write the IPv4 network")
     return network
 
 
@@ -91,11 +95,9 @@ class Networks:
     def _admits(self, address: Address) -> bool:
         if _within(address, _NEVER):
             return False
-        if is_public(address):
-            return True
-        return any(
-            address in network and (address not in _METADATA or network.num_addresses == 1) for network in self._named
-        )
+        if _within(address, _NAMED_SINGLY):
+            return any(address in network and network.num_addresses == 1 for network in self._named)
+        return is_public(address) or _within(address, self._named)
 
 
 def is_public(address: Address) -> bool:
@@ -134,6 +136,6 @@ def _within(address: Address, networks: Collection[Network]) -> bool:
 
 def _what_is_wrong(text: str) -> str:
     try:
-        return f"has {text}, which has bits set beyond its prefix: write {ip_network(text, strict=False)}"
+        return f"has bits set beyond its prefix: write {ip_network(text, strict=False)}"
     except ValueError:
-        return f"must be networks such as 10.0.0.0/8 or fd00::/8, several separated by commas, not {text!r}"
+        return "is no network, such as 10.0.0.0/8 or fd00::/8"

@@ -56,6 +56,8 @@ from carillon import Jobs, SigningKeysMissing
 from carillon.integrations.django import verified
 from tests.signed import KEY, signed
 
+BODY = b'{"run":"r-1","service":"django-service","job":"mail"}'
+
 def plain(request):
     return HttpResponse(request.body)
 
@@ -64,7 +66,7 @@ async def asynchronous(request):
 
 def call(view, **headers):
     data = {"content_type": "application/json", "headers": headers}
-    request = RequestFactory(enforce_csrf_checks=True).post("/x", b"[1]", **data)
+    request = RequestFactory(enforce_csrf_checks=True).post("/x", BODY, **data)
     middleware = CsrfViewMiddleware(lambda request: None)
     middleware.process_request(request)
     assert middleware.process_view(request, view, (), {}) is None, "CSRF"
@@ -73,11 +75,13 @@ def call(view, **headers):
     return answer.status_code, answer.content.decode()
 
 for view in (plain, asynchronous):
-    checked = verified(Jobs("django-service", signing_keys=[KEY]))(view)
-    print(checked.__name__, *call(checked, **signed(b"[1]")))
-    print(checked.__name__, *call(checked, **signed(b"[2]")))
+    jobs = Jobs("django-service", signing_keys=[KEY])
+    checked = verified(jobs, "mail")(view)
+    print(checked.__name__, *call(checked, **signed(BODY)))
+    print(checked.__name__, *call(checked, **signed(BODY + b" ")))
+    print(checked.__name__, *call(verified(jobs, "other")(view), **signed(BODY)))
     try:
-        call(verified(Jobs("django-service"))(view), **signed(b"[1]"))
+        call(verified(Jobs("django-service"))(view), **signed(BODY))
     except SigningKeysMissing as missing:
         print(view.__name__, "raises", missing)
 """
@@ -162,7 +166,8 @@ async def test_a_server_that_found_no_scheduler_ends_in_order(programs: Programs
 
 async def test_only_calls_that_the_worker_signed_reach_a_view(programs: Programs) -> None:
     written = (await programs.run("-c", VERIFIED)).splitlines()
-    for view, lines in (("plain", written[:3]), ("asynchronous", written[3:])):
-        assert lines[0] == f"{view} 200 [1]"
+    for view, lines in (("plain", written[:4]), ("asynchronous", written[4:])):
+        assert lines[0].startswith(f"{view} 200 {{")
         assert lines[1].startswith(f"{view} 401 the signature is wrong")
-        assert lines[2].startswith(f"{view} raises the call cannot be verified: set CARILLON_SIGNING_KEYS")
+        assert lines[2] == f"{view} 401 the call is for another job than other"
+        assert lines[3].startswith(f"{view} raises the call cannot be verified: set CARILLON_SIGNING_KEYS")

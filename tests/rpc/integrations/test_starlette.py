@@ -24,7 +24,10 @@ from tests.rpc.client.conftest import ScriptedScheduler, run_to_assign, soon
 from tests.rpc.integrations.conftest import NOBODY, Programs, post, registered
 from tests.signed import KEY, signed
 
-RUN = json.dumps({"run": "r-1", "attempt": 1, "payload": {"words": 1}}).encode()
+RUN = json.dumps(
+    {"run": "r-1", "service": "kpi-service", "job": "count", "attempt": 1, "payload": {"words": 1}}
+).encode()
+OTHER = RUN.replace(b"count", b"other")
 
 
 @asynccontextmanager
@@ -135,7 +138,7 @@ async def test_the_lifespan_imports_no_framework(programs: Programs) -> None:
 def fastapi_app(jobs: Jobs) -> FastAPI:
     app = FastAPI()
 
-    @app.post(jobs.endpoint("count", "http://kpi/jobs/count"), dependencies=[Depends(verified(jobs))])
+    @app.post(jobs.endpoint("count", "http://kpi/jobs/count"), dependencies=[Depends(verified(jobs, "count"))])
     async def count(run: dict[str, Any]) -> dict[str, Any]:
         return {"metrics": run["payload"]}
 
@@ -143,7 +146,7 @@ def fastapi_app(jobs: Jobs) -> FastAPI:
 
 
 def starlette_app(jobs: Jobs) -> Starlette:
-    check = verified(jobs)
+    check = verified(jobs, "count")
 
     async def count(request: Request) -> Response:
         await check(request)
@@ -157,8 +160,12 @@ async def test_only_calls_that_the_worker_signed_reach_the_endpoint(app: Callabl
     async with served(app(Jobs("kpi-service", signing_keys=[KEY]))) as url:
         status, answer = await post(f"{url}/jobs/count", RUN, signed(RUN))
         assert (status, json.loads(answer)) == (200, {"metrics": {"words": 1}})
-        for headers, sentence in (({}, b"is not signed"), (signed(RUN + b" "), b"the signature is wrong")):
-            status, answer = await post(f"{url}/jobs/count", RUN, headers)
+        for body, headers, sentence in (
+            (RUN, {}, b"is not signed"),
+            (RUN, signed(RUN + b" "), b"the signature is wrong"),
+            (OTHER, signed(OTHER), b"the call is for another job than count"),
+        ):
+            status, answer = await post(f"{url}/jobs/count", body, headers)
             assert status == 401
             assert sentence in answer
 

@@ -17,6 +17,7 @@ from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.attempt import ClaimedRun
+from scheduler_service.domain.rates import Rate
 from scheduler_service.domain.run import TriggerSource
 from scheduler_service.identity.credentials import Credentials
 from scheduler_service.loops.completer import CompleterLoop
@@ -26,7 +27,7 @@ from scheduler_service.loops.ticker import SecondTicker, Ticker
 from scheduler_service.loops.worker_streams import LeaseLoop, ReportLoop
 from scheduler_service.rpc.calls import Calls, caller
 from scheduler_service.rpc.metrics import CallMetrics
-from scheduler_service.rpc.work import WorkerService
+from scheduler_service.rpc.work import OPENINGS, WorkerService
 from scheduler_service.rpc.work_outbox import Outbox
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.complete import Completer
@@ -63,13 +64,15 @@ class Clock:
 
 @dataclass
 class Replica:
-    """One scheduler replica's part of the stream."""
+    """One scheduler replica's part of the stream. `completes`: whether it commits results by itself."""
 
     database: Database
     clock: Clock = field(default_factory=Clock)
     wakeups: Wakeups = field(default_factory=Wakeups)
     new_outbox: Callable[[], Outbox] = Outbox
     hello_timeout: float = PATIENCE
+    openings: Rate = OPENINGS
+    completes: bool = True
     address: str = ""
 
     def __post_init__(self) -> None:
@@ -87,6 +90,7 @@ class Replica:
             caller=caller,
             replica="replica-1",
             hello_timeout=self.hello_timeout,
+            openings=self.openings,
             new_outbox=self.new_outbox,
             clock=self.clock,
         )
@@ -113,7 +117,7 @@ async def serving(replica: Replica, credentials: Credentials | None = None) -> A
         for loop in (
             LeaseLoop(connect, replica.leases),
             ReportLoop(connect, replica.reports),
-            CompleterLoop(connect, replica.completer),
+            *([CompleterLoop(connect, replica.completer)] if replica.completes else []),
             ReaperLoop(connect, reaper, Cancels(replica.sessions), replica.wakeups),
             ticker,
         ):

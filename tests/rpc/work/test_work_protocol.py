@@ -10,10 +10,13 @@ import pytest
 from carillon.v1 import work_pb2
 
 from scheduler_service.store.database import Database
+from tests import canary
 from tests.builders import MadeJob, make_live_run, make_session
+from tests.credentials import accepting
 from tests.rpc.work.rig import (
     EMAIL_TOKEN,
     LIVE,
+    WORKER_TOKEN,
     RawWorker,
     Replica,
     a_result,
@@ -58,6 +61,19 @@ async def test_another_principal_cannot_take_over_a_session(worker: RawWorker, r
         assert (await thief.status())[0] is grpc.StatusCode.FAILED_PRECONDITION
     await worker.beat(1)
     await worker.expect("heartbeat_ack")
+
+
+async def test_a_session_goes_on_with_the_token_that_took_its_tokens_place(
+    database: Database, admin: psycopg.Connection[Any]
+) -> None:
+    rotated = canary.token("worker-rotated")
+    both = accepting(f"*={WORKER_TOKEN},*={rotated}")
+    async with serving(Replica(database), both) as replica, a_worker(replica) as worker:
+        await worker.welcomed()
+        async with a_worker(replica, token=rotated, session_id=worker.session_id) as later:
+            await later.welcomed(held=[7])
+            assert (await worker.status())[0] is grpc.StatusCode.ABORTED
+            assert one(admin, "select stream from carillon.sessions") == 2
 
 
 HELLO = {"session_id": bytes(range(16)), "worker": "w", "routes": ["http"]}

@@ -85,7 +85,8 @@ async def test_mail_goes_from_the_email_service_to_the_sink(start: Start, tmp_pa
     smtp_port = listening.split("127.0.0.1:")[1].split(",")[0]
     service = await start("email_service", EMAIL_SERVICE_PORT=str(unused_tcp_port), SMTP_PORT=smtp_port)
     await service.printed("Running on")
-    run = {"run": "r-1", "attempt": 1, "scheduled_time": "2026-11-23T14:00:00Z", "payload": {}}
+    meant = {"run": "r-1", "service": "email-service", "job": "weekly-digest"}
+    run = {**meant, "attempt": 1, "scheduled_time": "2026-11-23T14:00:00Z", "payload": {}}
     url = f"http://127.0.0.1:{unused_tcp_port}/api/jobs/weekly-digest"
     async with aiohttp.ClientSession() as client, client.post(url, **signed_json(run)) as response:
         answer = await response.json()

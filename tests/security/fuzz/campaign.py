@@ -46,7 +46,7 @@ _ENDED_BADLY = re.compile(r'carillon_rpc_seconds_count\{.*code="(INTERNAL|UNKNOW
 _SETTINGS: dict[str, Any] = {
     "registrations_per_minute": 1_000_000,
     "triggers_per_second": 1_000_000,
-    "failed_credentials_per_minute": 1_000_000,
+    "changes_per_second": 1_000_000,
     "log_level": "warning",
 }
 

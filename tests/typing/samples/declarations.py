@@ -35,7 +35,7 @@ jobs.endpoint(
 jobs.grpc_endpoint("over-grpc", "email-service:50051", tls=True, retries=0)
 
 assert_type(jobs.verify({"webhook-id": "r-1"}, b"{}"), None)
-carillon.Jobs("a", signing_keys=["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"])
+carillon.Jobs("a", signing_keys=["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAB"])
 
 
 async def register() -> None:

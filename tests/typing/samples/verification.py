@@ -12,13 +12,14 @@ jobs = carillon.Jobs(service="email-service")
 app = FastAPI()
 
 
-@app.post("/digest", dependencies=[Depends(verified(jobs))])
+@app.post("/digest", dependencies=[Depends(verified(jobs, "digest"))])
 async def digest() -> None: ...
 
 
 async def by_hand(request: Request) -> None:
-    await verified(jobs)(request)
+    await verified(jobs, "digest")(request)
     jobs.verify(request.headers, await request.body())
+    jobs.verify(request.headers, await request.body(), job="digest")
 
 
 def with_headers(headers: Headers, body: bytes) -> None:

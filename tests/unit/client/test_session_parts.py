@@ -7,6 +7,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
+from typing import Any
 
 import pytest
 from carillon import Cancelled, ItemCounts, Run
@@ -17,7 +18,7 @@ from carillon.outbox import MESSAGE_ENTRIES, Outbox
 from carillon.results import returned
 from carillon.run import Assignment
 from carillon.status_details import decode
-from carillon.text import clean, report_json
+from carillon.text import REPORT_DEPTH, clean, report_json
 from carillon.v1 import worker_service_pb2
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -277,6 +278,21 @@ def test_texts_are_cut_by_bytes_without_breaking_a_character() -> None:
 def test_a_report_that_the_scheduler_would_refuse_is_a_sentence(value: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         report_json("metrics", value)
+
+
+def test_a_report_is_nested_as_deep_as_the_scheduler_takes_it() -> None:
+    deepest: dict[str, Any] = {}
+    inner = deepest
+    for _ in range(REPORT_DEPTH - 1):
+        inner["a"] = {}
+        inner = inner["a"]
+    inner["a"] = 1
+    assert report_json("metrics", deepest)
+    with pytest.raises(ValueError, match=r"^metrics is nested deeper than 32 levels$"):
+        report_json("metrics", {"a": deepest})
+    with pytest.raises(ValueError, match="nested deeper"):
+        report_json("metrics", {"a": (deepest,)})
+    assert report_json("metrics", {"a": [[]] * 100})
 
 
 def test_a_backslash_before_u0000_is_no_nul() -> None:

@@ -14,7 +14,8 @@ from carillon.verification import TOLERANCE_SECONDS, verify
 from tests.signed import KEY, signed
 
 OTHER = "whsec_" + "b3RoZXIga2V5IG9mIHR3ZW50eS1mb3VyIGJ5dGVzIQ=="
-BODY = json.dumps({"run": "r-1", "payload": {"name": "Zoë"}}, ensure_ascii=False).encode()
+RUN = {"run": "r-1", "service": "email-service", "job": "weekly-digest", "payload": {"name": "Zoë"}}
+BODY = json.dumps(RUN, ensure_ascii=False).encode()
 NOW = 1_800_000_000
 KEYS = SigningKeys([KEY])
 
@@ -24,12 +25,12 @@ def jobs(*keys: str) -> Jobs:
 
 
 def at(timestamp: int = NOW, message: str = "r-1", body: bytes = BODY) -> dict[str, str]:
-    return dict(KEYS.headers(message, timestamp, body))
+    return {**KEYS.headers(message, timestamp, body), "Idempotency-Key": message}
 
 
 def refusal(headers: Mapping[str, str], body: bytes = BODY, now: float = NOW) -> str:
     with pytest.raises(SignatureInvalid) as caught:
-        verify(KEYS, headers, body, now)
+        verify(KEYS, headers, body, now, service="email-service", job="weekly-digest")
     return str(caught.value)
 
 
@@ -44,7 +45,7 @@ def test_the_signature_is_the_one_of_the_specifications_example() -> None:
 
 
 def test_a_signed_call_passes_whatever_the_case_of_its_headers() -> None:
-    headers = {"Content-Type": "application/json", "Idempotency-Key": "r-1", **signed(BODY)}
+    headers = {"Content-Type": "application/json", **signed(BODY)}
     jobs().verify(headers, BODY)
     jobs().verify({name.upper(): value for name, value in headers.items()}, BODY)
     jobs().verify({name.title(): value for name, value in headers.items()}, BODY)
@@ -64,11 +65,11 @@ def test_a_changed_body_is_refused(change: bytes) -> None:
     assert refusal(at(), change).startswith("the signature is wrong")
 
 
-@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature", "Idempotency-Key"])
 def test_a_missing_or_changed_header_is_refused(name: str) -> None:
     headers = at()
     assert refusal({key: value for key, value in headers.items() if key != name}) == (
-        f"the call is not signed: {name} is missing"
+        f"the call is not signed: {name.lower()} is missing"
     )
     for place in range(len(headers[name])):
         other = "0" if headers[name][place] != "0" else "1"
@@ -76,7 +77,9 @@ def test_a_missing_or_changed_header_is_refused(name: str) -> None:
 
 
 def test_no_header_at_all_is_a_sentence() -> None:
-    assert refusal({}) == "the call is not signed: webhook-id, webhook-timestamp and webhook-signature are missing"
+    assert refusal({}) == (
+        "the call is not signed: webhook-id, webhook-timestamp, webhook-signature and idempotency-key are missing"
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_a_key_that_this_service_has_not_is_refused() -> None:
 
 @pytest.mark.parametrize("age", [-TOLERANCE_SECONDS, 0, 0.9, TOLERANCE_SECONDS])
 def test_clocks_may_differ_by_five_minutes(age: float) -> None:
-    verify(KEYS, at(), BODY, NOW + age)
+    verify(KEYS, at(), BODY, NOW + age, service="email-service")
 
 
 def test_an_older_or_newer_call_is_refused_and_says_how_old() -> None:
@@ -123,6 +126,25 @@ def test_the_idempotency_key_is_the_one_that_was_signed() -> None:
     )
 
 
+def called(run: object, message: str = "r-1", **meant: str) -> None:
+    body = json.dumps(run).encode()
+    verify(KEYS, at(message=message, body=body), body, NOW, service="email-service", **meant)
+
+
+def test_a_call_that_is_meant_for_another_is_refused_though_its_key_is_right() -> None:
+    called(RUN)
+    called(RUN, job="weekly-digest")
+    for run, sentence in (
+        ({**RUN, "job": "welcome-mail"}, "the call is for another job than weekly-digest"),
+        ({**RUN, "service": "kpi-service"}, "the call is for a job of another service than email-service"),
+        ({**RUN, "run": "r-2"}, "the signed body is of another run than webhook-id"),
+        ({}, "the signed body is of another run than webhook-id"),
+        ([RUN], "the body is signed, but is no run as the worker service posts it"),
+    ):
+        with pytest.raises(SignatureInvalid, match=f"^{sentence}$"):
+            called(run, job="weekly-digest")
+
+
 class Pairs:
     """Headers of which one may come twice, as frameworks have them."""
 
@@ -135,7 +157,7 @@ class Pairs:
 
 def test_a_header_that_comes_twice_is_refused() -> None:
     with pytest.raises(SignatureInvalid, match="the header webhook-timestamp comes twice"):
-        verify(KEYS, Pairs(*at().items(), ("Webhook-Timestamp", str(NOW + 1))), BODY, NOW)
+        verify(KEYS, Pairs(*at().items(), ("Webhook-Timestamp", str(NOW + 1))), BODY, NOW, service="email-service")
 
 
 def test_text_is_no_body() -> None:
@@ -174,7 +196,9 @@ def test_keys_come_from_the_environment_or_a_file(environment: pytest.MonkeyPatc
         (["whsec_AAAAA"], "a signing key is malformed"),
         (["whsec_" + "A" * 28], "a signing key has 21 bytes: a key is whsec_ and base64 of 24 to 64 random bytes"),
         (["whsec_" + "A" * 88], "a signing key has 66 bytes"),
-        ([f"email-service={KEY}"], "a signing key is malformed"),
+        ([f"email-service={KEY}"], r"is the service's own: write whsec_\.\.\., without the service"),
+        (["whsec_" + "A" * 43 + "="], "a signing key is all zeros: a key is whsec_ and base64 of 24 to 64 random"),
+        ([KEY, KEY], "a service's two signing keys are the same"),
         ([], "a service has one signing key, or two while one takes the other's place, not 0"),
         ([KEY, KEY, OTHER], "a service has one signing key, or two while one takes the other's place, not 3"),
     ],
@@ -182,12 +206,12 @@ def test_keys_come_from_the_environment_or_a_file(environment: pytest.MonkeyPatc
 def test_wrong_keys_are_a_sentence_that_repeats_none(
     environment: pytest.MonkeyPatch, keys: Sequence[str], sentence: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"^signing_keys: {sentence}") as caught:
+    with pytest.raises(ValueError, match=f"^signing_keys:? {sentence}") as caught:
         Jobs("email-service", signing_keys=keys)
     assert not any(key in str(caught.value) for key in keys)
     if keys:
         environment.setenv("CARILLON_SIGNING_KEYS", ",".join(keys))
-        with pytest.raises(ValueError, match=f"^CARILLON_SIGNING_KEYS: {sentence}"):
+        with pytest.raises(ValueError, match=f"^CARILLON_SIGNING_KEYS:? {sentence}"):
             Jobs("email-service")
 
 

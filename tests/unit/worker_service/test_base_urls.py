@@ -9,7 +9,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.unit.worker_service.conftest import Caller, Serve
-from worker_service.targets.addresses import rebase, shown
+from worker_service.targets.addresses import AddressError, rebase, shown
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,21 @@ from worker_service.targets.addresses import rebase, shown
 )
 def test_a_base_replaces_all_up_to_the_path(endpoint: str, base: str, expected: str) -> None:
     assert str(rebase(URL(endpoint), URL(base))) == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/..%2fadmin", "/..%2Fadmin", "/a/..%5cadmin", "/..%252fadmin", "/..;/admin", "/%252e%252e/admin", "/a%2fb"],
+)
+def test_a_path_leads_nowhere_beside_the_bases_own(path: str) -> None:
+    with pytest.raises(AddressError, match="has an encoded slash or dot in its path"):
+        rebase(URL(f"http://a{path}", encoded=True), URL("http://b/pre"))
+    rebase(URL(f"http://a{path}", encoded=True), URL("http://b"))  # nothing to lead out of
+
+
+def test_dots_and_percent_signs_that_lead_nowhere_stay() -> None:
+    for path in ("/a..b/.c/x..", "/100%25", "/a/.well-known"):
+        assert rebase(URL(f"http://a{path}", encoded=True), URL("http://b/pre")).raw_path == f"/pre{path}"
 
 
 def test_a_shown_address_has_nothing_secret() -> None:
@@ -48,6 +63,11 @@ class TestAnOverriddenService:
         self.overrides["email-service"] = base.with_user("worker").with_password("s3cret")
         await caller.execute("http://unknown.invalid/jobs/x")
         assert seen == [("/behind/jobs/x", "Basic d29ya2VyOnMzY3JldA==")]
+
+    async def test_is_not_called_beside_its_path(self, caller: Caller) -> None:
+        self.overrides["email-service"] = URL("http://127.0.0.1:9/pre")
+        failed = await caller.failure("http://unknown.invalid/..%2fadmin")
+        assert failed.code == "TARGET_NOT_ALLOWED"
 
     async def test_leaves_others_where_they_are(self, caller: Caller, serve: Serve) -> None:
         async def handler(_request: web.Request) -> web.Response:

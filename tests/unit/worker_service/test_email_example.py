@@ -36,8 +36,13 @@ class Inbox:
         return [json.loads(line) for line in self.file.read_text().splitlines()]
 
 
-def a_run(run: str = "r-1", attempt: int = 1, **payload: Any) -> dict[str, Any]:
-    return {"run": run, "attempt": attempt, "scheduled_time": "2026-11-23T14:00:00Z", "payload": payload}
+def a_run(run: str = "r-1", attempt: int = 1, job: str = "weekly-digest", **payload: Any) -> dict[str, Any]:
+    meant = {"run": run, "service": "email-service", "job": job}
+    return {**meant, "attempt": attempt, "scheduled_time": "2026-11-23T14:00:00Z", "payload": payload}
+
+
+def a_welcome(run: str = "r-1", attempt: int = 1) -> dict[str, Any]:
+    return a_run(run, attempt, "welcome-mail")
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ async def test_the_digest_reaches_everyone_once(client: Client, inbox: Inbox) ->
 
 async def test_a_repeated_run_gets_the_same_answer_and_sends_nothing(client: Client, inbox: Inbox) -> None:
     responses = await asyncio.gather(
-        *(client.post("/api/jobs/welcome-mail", **signed_json(a_run(attempt=attempt))) for attempt in (1, 1, 2))
+        *(client.post("/api/jobs/welcome-mail", **signed_json(a_welcome(attempt=attempt))) for attempt in (1, 1, 2))
     )
     answers = [await response.json() for response in responses]
     assert answers[0] == answers[1] == answers[2]
@@ -84,18 +89,20 @@ async def test_a_repeated_run_gets_the_same_answer_and_sends_nothing(client: Cli
 
 
 async def test_message_ids_follow_from_run_and_recipient(client: Client, inbox: Inbox, sink: SmtpSink) -> None:
-    await client.post("/api/jobs/welcome-mail", **signed_json(a_run("r-1")))
+    await client.post("/api/jobs/welcome-mail", **signed_json(a_welcome("r-1")))
     first = [message["headers"]["Message-ID"] for message in inbox.messages()]
     restarted = EmailService(JOBS, Mailings(MailServer("127.0.0.1", sink.port)), RECIPIENTS).app()
     async with TestClient(TestServer(restarted)) as other:
-        await other.post("/api/jobs/welcome-mail", **signed_json(a_run("r-1")))
-        await other.post("/api/jobs/welcome-mail", **signed_json(a_run("r-2")))
+        await other.post("/api/jobs/welcome-mail", **signed_json(a_welcome("r-1")))
+        await other.post("/api/jobs/welcome-mail", **signed_json(a_welcome("r-2")))
     ids = [message["headers"]["Message-ID"] for message in inbox.messages()]
     assert ids[len(first) : 2 * len(first)] == first
     assert not set(ids[2 * len(first) :]) & set(first)
 
 
-@pytest.mark.parametrize("body", [{}, {**a_run(), "scheduled_time": "soon"}, a_run(batchSize=0), ["x"]])
+@pytest.mark.parametrize(
+    "body", [{**a_run(), "attempt": None}, {**a_run(), "scheduled_time": "soon"}, a_run(batchSize=0)]
+)
 async def test_a_body_that_is_no_run_is_refused(client: Client, inbox: Inbox, body: Any) -> None:
     response = await client.post("/api/jobs/weekly-digest", **signed_json(body))
     assert response.status == 400
@@ -106,8 +113,14 @@ async def test_a_call_that_nobody_signed_sends_nothing(client: Client, inbox: In
     response = await client.post("/api/jobs/weekly-digest", json=a_run())
     assert (response.status, await response.text()) == (
         401,
-        "the call is not signed: webhook-id, webhook-timestamp and webhook-signature are missing",
+        "the call is not signed: webhook-id, webhook-timestamp, webhook-signature and idempotency-key are missing",
     )
+    assert inbox.messages() == []
+
+
+async def test_a_call_that_was_signed_for_another_job_sends_nothing(client: Client, inbox: Inbox) -> None:
+    response = await client.post("/api/jobs/weekly-digest", **signed_json(a_welcome()))
+    assert (response.status, await response.text()) == (401, "the call is for another job than weekly-digest")
     assert inbox.messages() == []
 
 

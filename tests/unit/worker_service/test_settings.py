@@ -20,6 +20,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def test_a_target_may_be_a_dns_name_of_grpcs(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CARILLON_TARGET", "dns:///localhost:7007")
+    assert settings.load().target == "dns:///localhost:7007"
+
+
 def test_a_token_is_all_that_must_be_set() -> None:
     found = settings.load()
     assert found.token == "id.secret"
@@ -79,7 +84,7 @@ def test_base_urls_move_grpc_addresses_too(environment: pytest.MonkeyPatch) -> N
 def test_signing_keys_are_read_by_service_and_not_shown(
     environment: pytest.MonkeyPatch, tmp_path: Path, from_file: bool
 ) -> None:
-    keys = f"email-service={KEY},\nemail-service=whsec_{'A' * 43}=, kpi-service={KEY}"
+    keys = f"email-service={KEY},\nemail-service=whsec_{'A' * 42}E=, kpi-service={KEY}"
     if from_file:
         (tmp_path / "keys").write_text(f"{keys}\n")
         environment.setenv("CARILLON_SIGNING_KEYS_FILE", str(tmp_path / "keys"))
@@ -102,31 +107,57 @@ def test_wrong_keys_of_a_file_are_a_sentence(environment: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
-        ("TARGET", "localhost", "must be host:port, such as 127.0.0.1:7007, not 'localhost'"),
-        ("TARGET", "http://localhost:7007", "must be host:port, such as 127.0.0.1:7007"),
-        ("TARGET", "localhost:70000", "must be host:port, such as 127.0.0.1:7007, not 'localhost:70000'"),
+        ("TARGET", "localhost", "must be host:port, such as 127.0.0.1:7007"),
+        ("TARGET", "http://u:hidden@localhost:7007", "cannot be used: write host:port, without http://"),
+        ("TARGET", "u:hidden@localhost:7007", "cannot be used: write host:port, without spaces, backslashes, '?'"),
+        ("TARGET", "ipv4:10.0.0.1:7007#/localhost:7007", "cannot be used: write host:port, without"),
+        ("TARGET", "dns://hidden/localhost:7007", "cannot be used: write dns:///host:port"),
+        ("TARGET", "hidden/localhost:7007", "must be host:port"),
+        ("TARGET", "localhost:70000", "must be host:port, such as 127.0.0.1:7007"),
         ("WORKER_NAME", "a\nb", "must be 1 to 200 printable characters"),
         ("WORKER_CONCURRENCY", "0", "must be greater than or equal to 1"),
         ("WORKER_CONCURRENCY", "many", "must be a valid integer"),
         ("WORKER_PORT", "65536", "must be less than or equal to 65535"),
         ("DRAIN_SECONDS", "nan", "must be a finite number"),
         ("DRAIN_SECONDS", "-1", "must be greater than or equal to 0"),
-        ("BASE_URLS", "http://a", "must be written as service=http://host:port"),
-        ("BASE_URLS", "a=b", "has a wrong URL for a: it must begin with http:// or https://"),
-        ("BASE_URLS", "a=http://u:hidden@b:99999", "has a wrong URL for a: it is not a URL"),
-        ("BASE_URLS", "a=http://b?c=d", "has a wrong URL for a: it is a base URL, and has a query or a fragment"),
-        ("BASE_URLS", "a=grpc://b", "has a wrong URL for a: it must be grpc://host:port or grpcs://host:port"),
+        ("BASE_URLS", "http://u:hidden@a", "must be written as service=http://host:port"),
+        ("BASE_URLS", "a=http://b,http://u:hidden@a?b=c", "must be written as service=http://host:port, several"),
+        ("BASE_URLS", "a=b", "has a wrong URL in entry 1: it must begin with http:// or https://"),
+        ("BASE_URLS", "a=http://u:hidden@b:99999", "has a wrong URL in entry 1: it is not a URL"),
+        ("BASE_URLS", "a=http://b?c=d", "has a wrong URL in entry 1: it is a base URL, and has a query or a fragment"),
+        ("BASE_URLS", "a=grpc://b", "has a wrong URL in entry 1: it must be grpc://host:port or grpcs://host:port"),
         (
             "BASE_URLS",
             "a=http://127.1",
-            "has a wrong URL for a: it has a host that is an address in an unusual spelling",
+            "has a wrong URL in entry 1: it has a host that is an address in an unusual spelling",
         ),
-        ("ALLOWED_TARGETS", "a.example", "has 'a.example', which must be host:port"),
-        ("ALLOWED_TARGETS", "a:80,127.1:80", "has '127.1:80', which has a host that is an address in an unusual"),
-        ("ALLOWED_NETWORKS", "10.0.0.1/8", "has 10.0.0.1/8, which has bits set beyond its prefix: write 10.0.0.0/8"),
-        ("ALLOWED_NETWORKS", "::ffff:10.0.0.0/104", "has ::ffff:10.0.0.0/104, which stands for IPv4 addresses"),
-        ("ALLOWED_NETWORKS", "internal", "must be networks such as 10.0.0.0/8 or fd00::/8"),
+        ("ALLOWED_TARGETS", "a.example", "has an entry, number 1, that must be host:port"),
+        (
+            "ALLOWED_TARGETS",
+            "a:80,127.1:80",
+            "has an entry, number 2, that has a host that is an address in an unusual",
+        ),
+        ("ALLOWED_TARGETS", "u:hidden@a.example:80", "has an entry, number 1, that must be host:port"),
+        ("ALLOWED_TARGETS", "http://a.example:80", "has an entry, number 1, that begins with a scheme: drop http://"),
+        (
+            "ALLOWED_NETWORKS",
+            "10.0.0.1/8",
+            "has an entry, number 1, that has bits set beyond its prefix: write 10.0.0.0/8",
+        ),
+        ("ALLOWED_NETWORKS", "::ffff:10.0.0.0/104", "has an entry, number 1, that stands for IPv4 addresses"),
+        (
+            "ALLOWED_NETWORKS",
+            "::1,hidden",
+            "has an entry, number 2, that is no network, such as 10.0.0.0/8 or fd00::/8",
+        ),
         ("SIGNING_KEYS", "whsec_hidden", "must be written as service=whsec_..., several separated by commas"),
+        (
+            "SIGNING_KEYS",
+            f"a={KEY},whsec_hidden=",
+            "must be written as service=whsec_..., several separated by commas; what",
+        ),
+        ("SIGNING_KEYS", "whsec_HIDDEN_hidden==", "must be written as service=whsec_..., several"),
+        ("SIGNING_KEYS", f"a={KEY},a={KEY}", "has wrong keys for a: a service's two signing keys are the same"),
         ("SIGNING_KEYS", "a=hidden", "has wrong keys for a: a signing key is malformed"),
         ("SIGNING_KEYS", f"a={KEY},a={KEY},a={KEY}", "has wrong keys for a: a service has one signing key, or two"),
         ("REQUIRE_SIGNING", "perhaps", "must be a valid boolean"),

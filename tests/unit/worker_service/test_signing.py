@@ -56,7 +56,7 @@ class TestWithTwoKeys:
         assert service.seen[0]["webhook-signature"] != service.seen[1]["webhook-signature"]
 
     async def test_a_service_with_another_key_refuses(self, caller: Caller, serve: Serve) -> None:
-        service = Service("whsec_" + "A" * 32)
+        service = Service("whsec_" + "B" * 32)
         await caller.execute(await serve(service.answer))
         assert service.refused[0].startswith("the signature is wrong")
 

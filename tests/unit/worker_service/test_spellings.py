@@ -240,10 +240,10 @@ def test_what_is_clear_has_one_spelling(endpoint: str, host: str, port: int) -> 
 async def test_public_addresses_are_let_through_as_they_are(gate: Gate) -> None:
     for text in ("8.8.8.8", "2a00:1450::1", "64:ff9b::808:808", "192.0.1.1", "172.32.0.1", "100.128.0.1"):
         address = ipaddress.ip_address(text)
-        assert await gate.admit("POST", address, 80) == (address,)
+        assert await gate.admit("POST", "email-service", address, 80) == (address,)
 
 
 async def test_nobody_is_told_what_a_name_means_inside(gate: Gate) -> None:
     with pytest.raises(Failed) as caught:
-        await gate.admit("POST", "private.example", 80)
+        await gate.admit("POST", "email-service", "private.example", 80)
     assert "10.1.2.3" not in str(caught.value)

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+
+# In gRPC's URIs they end or change what stands before them, so that one reader sees another host than the next.
+_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f?#%@\\]")
+_SCHEME = re.compile(r"(?:(dns):(?:///)?|(ipv4|ipv6):)")
+_HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([^\[\]:/,]+)(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
+
+
+def check_target(target: str) -> str:
+    """The target. Raises ValueError, with a sentence that does not repeat it, for one that readers take differently."""
+    if target.startswith(("http://", "https://")):
+        raise ValueError(f"write host:port, without {target.partition('//')[0]}//")
+    if _AMBIGUOUS.search(target):
+        raise ValueError("write host:port, without spaces, backslashes, '?', '#', '%' and '@'")
+    if target.startswith("dns://") and not target.startswith("dns:///"):
+        raise ValueError("write dns:///host:port: a resolver between its slashes is not supported")
+    return target
 
 
 def is_loopback(target: str) -> bool:
-    """Whether whatever is sent to the target stays on this machine, as far as its text says."""
-    scheme, colon, rest = target.partition(":")
-    if colon and scheme in ("unix", "unix-abstract"):
+    """Whether whatever is sent to the target stays on this machine, as far as its text says. What is not understood is
+    elsewhere."""
+    if target.startswith(("unix:", "unix-abstract:")):
         return True
-    if colon and scheme in ("dns", "ipv4", "ipv6"):
-        target = rest.rpartition("/")[2]  # dns://resolver/host:port
-    return all(_is_loopback_host(_host(address.strip())) for address in target.split(","))
+    scheme = _SCHEME.match(target)
+    addresses = target[scheme.end() :] if scheme else target
+    return all(_is_loopback_host(address.strip()) for address in addresses.split(","))
 
 
-def _host(address: str) -> str:
-    if address.startswith("["):
-        return address[1:].partition("]")[0]
-    return address.partition(":")[0] if address.count(":") == 1 else address
-
-
-def _is_loopback_host(host: str) -> bool:
+def _is_loopback_host(address: str) -> bool:
+    found = _HOST.fullmatch(address)
+    if found is None:
+        return False
+    host = next(filter(None, found.groups()), "")
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

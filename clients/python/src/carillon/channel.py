@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from carillon.address import is_loopback
+from carillon.address import check_target, is_loopback
 from carillon.tls import Tls, flag_of_environment, tls_of_environment
 from carillon.version import CLIENT
 
@@ -64,8 +64,10 @@ class Connection:
         if not jwt and not service_token:
             service_token = os.environ.get("CARILLON_SERVICE_TOKEN") or _mounted_token()
         target = target or os.environ.get("CARILLON_TARGET") or DEFAULT_TARGET
-        if target.startswith(("http://", "https://")):
-            raise ValueError(f"target is {target!r}; write host:port, without {target.partition('//')[0]}//")
+        try:
+            check_target(target)
+        except ValueError as wrong:
+            raise ValueError(f"the target (CARILLON_TARGET) cannot be used: {wrong}") from None
         connection = cls(target, _token(service_token), _token(jwt), tls_of_environment() if tls is None else tls)
         if connection._tells_a_token() and not _may_be_plain(plaintext):
             raise ValueError(

@@ -122,13 +122,15 @@ class Jobs:
         """
         return self._declares(job_spec(name, grpc_target(name, address, tls), **options), self._grpc_handlers)
 
-    def verify(self, headers: Headers, body: bytes) -> None:
+    def verify(self, headers: Headers, body: bytes, *, job: str | None = None) -> None:
         """Makes sure that a call to an endpoint of this service comes from the worker service, now, and unchanged.
 
         headers: all that came with it, in whatever case. body: the bytes exactly as they came, before any parsing.
+        job: whose endpoint this is; without it, a call that was made for another job of this service passes, so leave
+        it out only where the endpoint reads `job` from the body itself.
         Raises SignatureInvalid with a sentence (answer 401), and SigningKeysMissing if the service has no keys.
         """
-        verify(self._signing_keys, headers, body, time.time())
+        verify(self._signing_keys, headers, body, time.time(), service=self.service, job=job)
 
     def manifest(
         self, *, validate_only: bool = False, allow_mass_removal: bool = False

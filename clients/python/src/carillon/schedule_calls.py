@@ -120,7 +120,8 @@ def preview_occurrences(
     tenant; `preview_occurrences(cron="30 2 * * *", time_zone="America/New_York")` a proposed one.
 
     job: beside a proposed timing, whose timing fills in what that leaves out. since: only later instants (default:
-    now). until: only instants up to this. count: how many at most, up to 1,000.
+    now). until: only instants up to this. count: how many at most, up to 1,000
+    (a user's: up to 100).
     """
     request = schedule_service_pb2.PreviewOccurrencesRequest(count=count)
     set_range(request, since, until)

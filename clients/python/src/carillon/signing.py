@@ -32,6 +32,8 @@ class SigningKeys:
                 f"a service has one signing key, or two while one takes the other's place, not {len(texts)}"
             )
         self._keys = tuple(_read(text) for text in texts)
+        if len(set(self._keys)) < len(texts):
+            raise ValueError("a service's two signing keys are the same; leave out one")
 
     def __repr__(self) -> str:
         return f"SigningKeys({len(self._keys)} hidden)"
@@ -71,4 +73,6 @@ def _read(text: str) -> bytes:
         raise ValueError(f"a signing key is malformed: {_SHAPE}") from None
     if len(key) not in _KEY_BYTES:
         raise ValueError(f"a signing key has {len(key)} bytes: {_SHAPE}")
+    if not any(key):
+        raise ValueError(f"a signing key is all zeros: {_SHAPE}")
     return key

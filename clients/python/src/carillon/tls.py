@@ -14,7 +14,8 @@ _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0":
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files for TLS, in PEM form. They are read for each new connection, so renewed ones need no restart.
+    """Files for TLS, in PEM form. They are read when a channel is opened: a worker's for each new stream, so that
+    renewed ones need no restart; a client's once, when it is opened.
 
     ca: the authorities to trust (default: those that gRPC brings). cert, key: the client's own, for mTLS.
     """
@@ -78,7 +79,8 @@ def flag_of_environment(name: str) -> bool | None:
 
 _HUNG_UP = (
     "the scheduler hung up at once; if it speaks TLS there, set tls=... or CARILLON_TLS_CA_FILE; if it wants a client "
-    "certificate, set one that is valid and of an authority that it trusts"
+    "certificate, set one that is valid and of an authority that it trusts; or it has as many connections as it takes "
+    "(its CARILLON_MAX_CONNECTIONS)"
 )
 # What gRPC says of a connection that did not come about, and what is to be done about it.
 _REMEDIES = (

@@ -1,19 +1,21 @@
-"""Whether a call to a service's endpoint comes from the worker service, and came when it was made."""
+"""Whether a call to a service's endpoint comes from the worker service, for it, and came when it was made."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from carillon.errors import SignatureInvalid, SigningKeysMissing
-from carillon.signing import HEADERS, ID, SIGNATURE, TIMESTAMP, VERSION, SigningKeys, split
+from carillon.signing import HEADERS, ID, PREFIX, SIGNATURE, TIMESTAMP, VERSION, SigningKeys, split
 
 TOLERANCE_SECONDS = 300
 
 _IDEMPOTENCY_KEY = "idempotency-key"
+_REQUIRED = (*HEADERS, _IDEMPOTENCY_KEY)
 _MOST_SIGNATURES = 10
 _MESSAGE = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _SECONDS = re.compile(r"[0-9]{1,12}")
@@ -39,8 +41,10 @@ def resolve_keys(given: Sequence[str] | None) -> SigningKeys | None:
     return None
 
 
-def verify(keys: SigningKeys | None, headers: Headers, body: bytes, now: float) -> None:
-    """See `Jobs.verify`. now: seconds since the Unix epoch."""
+def verify(
+    keys: SigningKeys | None, headers: Headers, body: bytes, now: float, *, service: str, job: str | None = None
+) -> None:
+    """See `Jobs.verify`. now: seconds since the Unix epoch. service: who is called."""
     if keys is None:
         raise SigningKeysMissing(
             "the call cannot be verified: set CARILLON_SIGNING_KEYS (or CARILLON_SIGNING_KEYS_FILE) to the key "
@@ -58,11 +62,14 @@ def verify(keys: SigningKeys | None, headers: Headers, body: bytes, now: float) 
         )
     # After the signature, so that only a call that was really made is told about clocks.
     _require_recent(now - int(timestamp))
-    if found.get(_IDEMPOTENCY_KEY, message) != message:
+    if found[_IDEMPOTENCY_KEY] != message:
         raise SignatureInvalid(f"the header Idempotency-Key is not what was signed: it differs from {ID}")
+    _require_meant(_object(body), message, service, job)
 
 
 def _keys(name: str, texts: Sequence[str]) -> SigningKeys:
+    if any(f"={PREFIX}" in text for text in texts):
+        raise ValueError(f"{name} is the service's own: write {PREFIX}..., without the service that the worker's has")
     try:
         return SigningKeys(texts)
     except ValueError as wrong:
@@ -73,11 +80,11 @@ def _found(headers: Headers) -> dict[str, str]:
     """The headers that count, by their names in lower case."""
     found: dict[str, str] = {}
     for name, value in headers.items():
-        if (lower := name.lower()) not in (*HEADERS, _IDEMPOTENCY_KEY):
+        if (lower := name.lower()) not in _REQUIRED:
             continue
         if found.setdefault(lower, value) != value:
             raise SignatureInvalid(f"the header {lower} comes twice")
-    if missing := [name for name in HEADERS if name not in found]:
+    if missing := [name for name in _REQUIRED if name not in found]:
         raise SignatureInvalid(f"the call is not signed: {_are(missing)} missing")
     return found
 
@@ -90,6 +97,27 @@ def _are(names: Sequence[str]) -> str:
 def _of_this_version(header: str) -> list[str]:
     parts = [part.partition(",") for part in header.split(" ")[:_MOST_SIGNATURES]]
     return [signature for version, _, signature in parts if version == VERSION]
+
+
+def _object(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise SignatureInvalid("the body is signed, but is no run as the worker service posts it")
+    return value
+
+
+def _require_meant(run: Mapping[str, Any], message: str, service: str, job: str | None) -> None:
+    """A key may have signed calls that were meant for somebody else: another service with the same key, or another job
+    of this one."""
+    if run.get("run") != message:
+        raise SignatureInvalid(f"the signed body is of another run than {ID}")
+    if run.get("service") != service:
+        raise SignatureInvalid(f"the call is for a job of another service than {service}")
+    if job is not None and run.get("job") != job:
+        raise SignatureInvalid(f"the call is for another job than {job}")
 
 
 def _require_recent(age: float) -> None:

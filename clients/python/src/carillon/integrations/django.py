@@ -1,4 +1,4 @@
-"""Carillon in Django: call `start(jobs)` in `AppConfig.ready`, and put `@verified(jobs)` on the views of endpoints."""
+"""Carillon in Django: call `start(jobs)` in `AppConfig.ready`, and `@verified(jobs, job)` on endpoints' views."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ def start(jobs: Jobs, *, commands: Collection[str] = SERVING_COMMANDS) -> Backgr
         return background
 
 
-def verified(jobs: Jobs) -> Callable[[View], View]:
-    """A decorator for a view, async or plain, that lets only the worker service's calls through, and answers others
-    with 401. The view is exempt from Django's own check of forms (CSRF), which the worker could not pass.
+def verified(jobs: Jobs, job: str | None = None) -> Callable[[View], View]:
+    """A decorator for a view, async or plain, that lets only the worker service's calls for the job through, and
+    answers others with 401. Without a job, calls for any job of the service pass. The view is exempt from Django's own
+    check of forms (CSRF), which the worker could not pass.
 
     The view raises SigningKeysMissing if the service has no keys.
     """
@@ -58,20 +59,20 @@ def verified(jobs: Jobs) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def plain(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            return _refusal(jobs, request) or view(request, *args, **kwargs)
+            return _refusal(jobs, job, request) or view(request, *args, **kwargs)
 
         @wraps(view)
         async def asynchronous(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            return _refusal(jobs, request) or await view(request, *args, **kwargs)
+            return _refusal(jobs, job, request) or await view(request, *args, **kwargs)
 
         return cast("View", csrf_exempt(asynchronous if inspect.iscoroutinefunction(view) else plain))
 
     return decorate
 
 
-def _refusal(jobs: Jobs, request: HttpRequest) -> HttpResponse | None:
+def _refusal(jobs: Jobs, job: str | None, request: HttpRequest) -> HttpResponse | None:
     try:
-        jobs.verify(request.headers, request.body)
+        jobs.verify(request.headers, request.body, job=job)
     except SignatureInvalid as invalid:
         return HttpResponse(str(invalid), status=401, content_type="text/plain")
     return None

@@ -1,4 +1,4 @@
-"""Carillon in FastAPI and Starlette: `FastAPI(lifespan=lifespan(jobs))`, `Depends(verified(jobs))`.
+"""Carillon in FastAPI and Starlette: `FastAPI(lifespan=lifespan(jobs))`, `Depends(verified(jobs, job))`.
 
 Imports neither of them, until `verified` is called.
 """
@@ -50,10 +50,10 @@ def lifespan(
     return while_the_app_runs
 
 
-def verified(jobs: Jobs) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that lets only the worker service's calls through, and answers others with 401:
-    `@app.post(jobs.endpoint(...), dependencies=[Depends(verified(jobs))])`. Without FastAPI, in an endpoint:
-    `await verified(jobs)(request)`.
+def verified(jobs: Jobs, job: str | None = None) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that lets only the worker service's calls for the job through, and answers others with 401:
+    `@app.post(jobs.endpoint("digest", ...), dependencies=[Depends(verified(jobs, "digest"))])`. Without FastAPI, in an
+    endpoint: `await verified(jobs, "digest")(request)`. Without a job, calls for any job of the service pass.
 
     It reads the body, which stays to be read. Raises HTTPException, and SigningKeysMissing if the service has no keys.
     """
@@ -63,7 +63,7 @@ def verified(jobs: Jobs) -> Callable[[Request], Awaitable[None]]:
 
     async def verify(request: Request) -> None:
         try:
-            jobs.verify(request.headers, await request.body())
+            jobs.verify(request.headers, await request.body(), job=job)
         except SignatureInvalid as invalid:
             raise HTTPException(401, str(invalid)) from None
 

@@ -418,7 +418,7 @@ class PreviewOccurrencesRequest(_message.Message):
     job: _builtins.str
     """For a proposed timing: the job (`services/{service}/jobs/{job}`) whose timing fills in what it leaves out."""
     count: _builtins.int
-    """How many at most, up to 1,000. Default: 10."""
+    """How many at most, up to 1,000, for a user up to 100. Default: 10."""
     @_builtins.property
     def timing(self) -> _job_pb2.Timing:
         """A proposed timing."""

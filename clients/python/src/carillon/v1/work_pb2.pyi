@@ -201,7 +201,7 @@ class Starts(_message.Message):
     STARTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def starts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptStart]:
-        """The attempts."""
+        """The attempts. At most 2,000."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class ProgressReports(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptProgress]:
-        """The reports."""
+        """The reports. At most 2,000."""
 
     def __init__(
         self,
@@ -309,7 +309,7 @@ class ItemResults(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemResult]:
-        """The results."""
+        """The results. At most 2,000."""
 
     def __init__(
         self,
@@ -369,7 +369,7 @@ class Results(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptResult]:
-        """The results."""
+        """The results. At most 2,000."""
 
     def __init__(
         self,
