@@ -7,7 +7,8 @@ or nothing on a connection with a client certificate. What was sent and does not
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol
 
 from scheduler_service.domain.access import ANONYMOUS, Action, Kind, Principal
@@ -20,10 +21,11 @@ _JWT = "authorization"
 @dataclass(frozen=True, slots=True)
 class Connection:
     """What is known of a call's connection. `certificate_names`: the DNS and URI names of a client certificate that
-    was verified, None without one."""
+    was verified, None without one; `certificate_expires_at`: until when it is good."""
 
     address: str = ""
     certificate_names: tuple[str, ...] | None = None
+    certificate_expires_at: datetime | None = None
 
 
 UNKNOWN = Connection()
@@ -87,8 +89,16 @@ class Credentials:
         connection: Connection = UNKNOWN,
         action: Action | None = None,
     ) -> Principal:
-        """Errors: Unauthenticated (`CREDENTIALS_INVALID`) for anything that was sent and does not hold; Unavailable
-        where it cannot be checked now."""
+        """Whose `expires_at` is the certificate's where that comes first. Errors: Unauthenticated
+        (`CREDENTIALS_INVALID`) for anything that was sent and does not hold; Unavailable where it cannot be checked
+        now."""
+        principal = await self._shown(metadata, connection, action)
+        expiries = [each for each in (principal.expires_at, connection.certificate_expires_at) if each]
+        return replace(principal, expires_at=min(expiries, default=None))
+
+    async def _shown(
+        self, metadata: Iterable[tuple[str, str | bytes]], connection: Connection, action: Action | None
+    ) -> Principal:
         sent = _sent(metadata)
         names = connection.certificate_names
         by_certificate = self._certificates.principal(names) if self._certificates else None

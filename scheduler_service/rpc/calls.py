@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
+from cryptography import x509
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 from prometheus_client import CollectorRegistry
@@ -207,7 +208,9 @@ def _connection(context: Context) -> Connection:
         return Connection(context.peer())
     # Addresses and mail boxes, which x509_subject_alternative_name has too, name no worker.
     names = (*known.get("peer_dns", ()), *known.get("peer_uri", ()))
-    return Connection(context.peer(), tuple(name.decode(errors="replace") for name in names))
+    shown = x509.load_pem_x509_certificate(next(iter(known["x509_pem_cert"])))
+    decoded = tuple(name.decode(errors="replace") for name in names)
+    return Connection(context.peer(), decoded, shown.not_valid_after_utc)
 
 
 async def _abort(context: Context, refusal: Refusal) -> NoReturn:

@@ -45,10 +45,11 @@ class Authority:
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def signs(self, name: str, *names: x509.GeneralName, expired: bool = False) -> Pair:
-        """`names`: by default 127.0.0.1 and localhost. Its common name is `name`, which is its files' too."""
+    def signs(self, name: str, *names: x509.GeneralName, expired: bool = False, lasts: timedelta | None = None) -> Pair:
+        """`names`: by default 127.0.0.1 and localhost. Its common name is `name`, which is its files' too. `lasts`:
+        from now on; by default a day."""
         key = ec.generate_private_key(ec.SECP256R1())
-        unsigned = _certificate(_common_name(name), self._subject, key, expired=expired)
+        unsigned = _certificate(_common_name(name), self._subject, key, lasts=-DAY if expired else lasts or DAY)
         named = unsigned.add_extension(x509.SubjectAlternativeName(names or _HERE), critical=False)
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pair.certificate.write_bytes(named.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
@@ -64,7 +65,7 @@ def _common_name(name: str) -> x509.Name:
 
 
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, expired: bool = False
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, lasts: timedelta = DAY
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -74,5 +75,5 @@ def _certificate(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - 10 * DAY)
-        .not_valid_after(now - DAY if expired else now + DAY)
+        .not_valid_after(now + lasts)
     )

@@ -114,7 +114,7 @@ def manifest(jobs: int, **job: object) -> bytes:
     request = registry_service_pb2.RegisterJobsRequest(service="s")
     for _ in range(jobs):
         request.jobs.add(**job)
-    return request.SerializeToString()
+    return request.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -252,3 +253,24 @@ def test_a_stream_by_certificate_holds_while_its_name_does_and_no_token_is_taken
     assert not certificates.holds(replace(worker, token_id="a.b"))
     with pytest.raises(Unauthenticated):
         certificates.principal(())
+
+
+async def test_a_stream_ends_with_the_certificate_that_opened_it(
+    database_urls: DatabaseUrls, authority: Authority
+) -> None:
+    brief = authority.signs("worker-1", x509.DNSName("worker-1.internal"), lasts=timedelta(seconds=4))
+    credentials = grpc.ssl_channel_credentials(
+        authority.file.read_bytes(), brief.key.read_bytes(), brief.certificate.read_bytes()
+    )
+    hello = work_pb2.Hello(session_id=uuid4().bytes, worker="w", routes=["http"], client="raw")
+    async with (
+        demanding(database_urls, authority) as app,
+        grpc.aio.secure_channel(f"localhost:{app.mtls_port}", credentials) as channel,
+    ):
+        call: Any = worker_service_pb2_grpc.WorkerServiceStub(channel).Work()
+        async with asyncio.timeout(PATIENCE):
+            await call.write(worker_service_pb2.WorkRequest(hello=hello))
+            first = await call.read()
+            assert first.WhichOneof("message") == "welcome"
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert "expired" in await call.details()
