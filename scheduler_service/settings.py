@@ -133,7 +133,7 @@ class Settings(DatabaseSettings):
         default=500, ge=1, description="Of those, how many may be of one token or certificate; of a user at most 20."
     )
     max_calls_per_principal: int = Field(
-        default=100,
+        default=250,
         ge=1,
         description="How many calls that are no streams a service or person may make at a time, on each replica.",
     )

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health import aio
-
-from scheduler_service.domain.errors import NotFound
 
 
 class Health:
@@ -42,13 +41,15 @@ class _OfThese(aio.HealthServicer):
         self._names = frozenset(names)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
-        self._refuse_unknown(request)
+        await self._refuse_unknown(request, context)
         return await super().Check(request, context)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        self._refuse_unknown(request)
+        await self._refuse_unknown(request, context)
         await super().Watch(request, context)
 
-    def _refuse_unknown(self, request: health_pb2.HealthCheckRequest) -> None:
+    async def _refuse_unknown(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         if request.service not in self._names:
-            raise NotFound("there is no service of this name; leave it empty for the whole")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, "there is no service of this name; leave it empty for the whole"
+            )

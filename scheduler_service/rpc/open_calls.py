@@ -24,7 +24,7 @@ class CallCaps:
 
     streams: int = 2000
     streams_of_one: int = 500
-    calls_of_one: int = 100
+    calls_of_one: int = 250
     public: int = 200
     public_of_one: int = 10
 

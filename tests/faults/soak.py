@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import typer
-from carillon import Client
+from carillon import Client, NotFound
 
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login
@@ -62,7 +63,7 @@ class Soak:
         """Errors: LocalStackError if a process does not start; AssertionError if the runs do not drain."""
         plan = self.plan
         leases = {"lease_seconds": plan.lease_seconds, "heartbeat_seconds": plan.heartbeat_seconds}
-        async with Cluster(self.home, self.urls, **leases) as cluster:
+        async with Cluster(self.home, self.urls, changes_per_second=100_000, **leases) as cluster:
             for name in SCHEDULERS:
                 await cluster.start_scheduler(name)
             with psycopg.connect(self.urls.admin, autocommit=True) as self._admin:
@@ -80,7 +81,7 @@ class Soak:
 
     async def _load(self, cluster: Cluster, client: Client) -> list[str]:
         """Lets the schedules owe for the time of the plan, and everything end. Answers which workers were killed."""
-        await client.pause_job(JOB)
+        await eventually(lambda: self._paused(client), bool)
         await self._put_schedules(client)
         await client.resume_job(JOB)
         self.say(f"{self.plan.schedules} schedules are due each second, for {self.plan.seconds:g} s")
@@ -99,6 +100,13 @@ class Soak:
         self.say("paused; waiting for what is live")
         await eventually(self._live, lambda live: live == 0, seconds=_DRAINED_WITHIN)
         return killed
+
+    async def _paused(self, client: Client) -> bool:
+        """Whether the job could be paused: the workers that declare it connect before they have done so."""
+        with suppress(NotFound):
+            await client.pause_job(JOB)
+            return True
+        return False
 
     async def _put_schedules(self, client: Client) -> None:
         numbers = iter(range(self.plan.schedules))

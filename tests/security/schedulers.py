@@ -41,7 +41,9 @@ async def scheduler(urls: DatabaseUrls, **settings: Any) -> AsyncIterator[App]:
     app = App(read_settings(**(given | settings)))
     try:
         await app.start()
-        yield app
-        await app.drain()
+        try:
+            yield app
+        finally:
+            await app.drain()
     finally:
         await app.close()

@@ -82,8 +82,8 @@ async def test_a_start_and_progress_are_kept(
     report = work_pb2.AttemptProgress(attempt=attempt, progress=progress)
     changed.take()
     await worker.send(progress=work_pb2.ProgressReports(reports=[report]))
+    await until(lambda: one(admin, "select progress ->> 'message' from carillon.live_runs") == "page 3\ufffd")
     assert await changed.wait(PATIENCE)
-    assert one(admin, "select progress ->> 'message' from carillon.live_runs") == "page 3\ufffd"
 
 
 async def test_bad_json_fails_its_attempt_and_not_its_neighbours(
