@@ -100,6 +100,8 @@ def _described(record: TokenRecord) -> str:
 
 def _table(records: list[TokenRecord]) -> Table:
     table = Table("id", "service", "scopes", "state", "created", "by", "expires", "last used", "description", box=None)
+    # `rotate` and `revoke` ask for it: whole however narrow the terminal.
+    table.columns[0].min_width = max((len(record.token_id) for record in records), default=0)
     now = datetime.now(UTC)
     for record in records:
         cells = (

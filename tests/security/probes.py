@@ -75,7 +75,7 @@ class Probes:
             for _ in range(count):
                 self.tally.probes += 1
                 if self._dice.randrange(_SQL_SHARE) == 0:
-                    self.tally.leaks += await asyncio.to_thread(self._sql.probe, self._told["user-b"])
+                    self.tally.leaks += await asyncio.to_thread(self._sql.probe, self._told_by_b())
                 else:
                     await self._probe()
                 progressed()
@@ -117,6 +117,10 @@ class Probes:
         """What the answer has of others' that neither this request nor an earlier one told it."""
         shown = self._named_in(answer.said() + _next_page(answer.message)) & set(self.canaries.hidden_from(caller))
         return shown - self._named_in(request.SerializeToString()) - self._told[caller]
+
+    def _told_by_b(self) -> set[str]:
+        """What tenant B's rows may say because B itself said it: its user, or its service in runs for it."""
+        return set().union(*self._told.values())
 
     async def _told_apart(self, method: str, body: bytes, answer: Answer, caller: str) -> Answer | None:
         """The answer to the same request about what is not there, if it is another one each time."""

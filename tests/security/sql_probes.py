@@ -35,7 +35,7 @@ class SqlProbes:
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
 
     def probe(self, told: Set[str] = frozenset()) -> list[str]:
-        """One statement, rolled back; answers the leaks that it found. `told`: what tenant B itself stored before."""
+        """One statement, rolled back; answers the leaks that it found. `told`: what B itself said before."""
         if self._connection is None:
             self._connection = psycopg.connect(self._url)
         statement = self._statement()
