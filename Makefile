@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help up demo compose-secrets test check format generate docs catalogue lock bench bench-recovery bench-access soak simulated-year clean
+.PHONY: help up demo compose-secrets test check format generate docs catalogue lock bench bench-recovery bench-failover bench-access soak faults simulated-year clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -49,12 +49,18 @@ bench: .venv/installed ## Measure what is promised about speed, beside the floor
 bench-recovery: .venv/installed ## Settle 100,000 schedules that a week's outage left overdue; check every one of them
 	@$(BIN)/python -m benchmarks.recovery
 
+bench-failover: .venv/installed ## Measure how soon work goes on after a worker, a scheduler or PostgreSQL was killed, in about 6 minutes
+	@$(BIN)/python -m benchmarks.failover
+
 bench-access: .venv/installed ## Measure what row level security costs, in about two minutes
 	@$(BIN)/python -m benchmarks.access
 
 soak: .venv/installed ## Run 2,000 schedules each second for a minute, and again with a worker and a scheduler killed; check every run
 	@$(BIN)/python -m tests.faults.soak
 	@$(BIN)/python -m tests.faults.soak --kill
+
+faults: .venv/installed ## Kill, freeze and cut off schedulers, workers and PostgreSQL for 15 minutes; check every run and effect
+	@$(BIN)/python -m tests.faults
 
 time-oracle: .venv/installed ## Hold 200 expressions around every clock change of 2005 to 2037 against an oracle, in about 15 minutes
 	@$(BIN)/python -m tests.time_oracle

@@ -27,10 +27,10 @@ with moved as (
 )
 insert into carillon.live_runs (run_id, schedule_id, revision, job_id, tenant_id, route, trigger, exclusive,
   scheduled_for, scheduled_local, fold, time_zone, tzdata, run_after, created_at, labels, payload, max_attempts,
-  retry_delay, attempt_timeout, run_timeout, cancel_grace, session_id, claim_id, claimed_at, deadline)
+  attempt_timeout, run_timeout, cancel_grace, session_id, claim_id, claimed_at, deadline)
 select r.run_id, r.schedule_id, 1, %(job_id)s, '-', %(route)s, 'SCHEDULE', false, now(), now() at time zone 'UTC', 0,
-  'UTC', '2025b', now(), now(), '{"job_type": "bench"}', '{"size": 10, "brand": "x"}', 3, '10 min', '1 h', '1 d',
-  '30 s', %(session)s, 1, now(), now()
+  'UTC', '2025b', now(), now(), '{"job_type": "bench"}', '{"size": 10, "brand": "x"}', 3, '1 h', '1 d', '30 s',
+  %(session)s, 1, now(), now()
 from unnest(%(run_ids)s::uuid[], %(schedules)s::bigint[]) as r(run_id, schedule_id)"""
 
 _CLAIM = """

@@ -42,10 +42,10 @@ returning schedule_id"""
 
 _PENDING = """
 insert into carillon.live_runs (run_id, job_id, tenant_id, route, trigger, exclusive, scheduled_for, run_after,
-  created_at, labels, payload, max_attempts, retry_delay, attempt_timeout, run_timeout, cancel_grace)
+  created_at, labels, payload, max_attempts, attempt_timeout, run_timeout, cancel_grace)
 select overlay(gen_random_uuid()::text placing left(carillon.id_floor(now())::text, 13) from 1)::uuid, %(job_id)s, '-',
   %(route)s, 'MANUAL', false, now(), now() - interval '1 s', now() - interval '1 s',
-  '{"job_type": "bench"}', '{"size": 10}', 3, '10 min', '1 h', '1 d', '30 s'
+  '{"job_type": "bench"}', '{"size": 10}', 3, '1 h', '1 d', '30 s'
 from generate_series(1, %(count)s)"""
 
 # What is append-only of what hangs on schedules.

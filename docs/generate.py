@@ -98,6 +98,17 @@ ALERTS = (
     ("carillon_ready == 0", "for 1 minute: the replica cannot reach the database, or the schema does not fit."),
     ("carillon_loop_idle_seconds > 30", "for 1 minute: a loop of the replica is stuck; its log says why."),
     (
+        "max(carillon_loop_idle_everywhere_seconds) by (loop) > 60",
+        "for 1 minute: a loop works on no replica. Of `reaper`: the runs of lost workers stay with them.",
+    ),
+    (
+        'increase(carillon_repairs_total{kind=~"session_gone|stop_forgotten|recorded_already|turn_free|schedule_not_armed'
+        '|partition_missing"}[1h]) > 0',
+        "something was mended that no worker is to blame for; the log line `repaired` has names.",
+    ),
+    ("carillon_unrepairable > 0", "for 10 minutes: what the reaper cannot mend stays as it is; the log has names."),
+    ("carillon_unrecordable > 0", "for 10 minutes: the ends of runs cannot be recorded; the log says why, with names."),
+    (
         "carillon_audit_oldest_unsealed_seconds > 60 or absent(carillon_audit_oldest_unsealed_seconds)",
         "for 1 minute: no scheduler seals the audit trail, or nobody knows; the log of loop `sealer` says why. Until it"
         " goes on, changes of its newest events cannot be found.",

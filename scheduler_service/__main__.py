@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import typer
@@ -15,6 +16,7 @@ from scheduler_service.app import App
 from scheduler_service.commands import audit, tokens, users
 from scheduler_service.settings import Settings, SettingsError, read_settings
 from scheduler_service.store.errors import MigrationRefused, translate
+from scheduler_service.store.migrations import expected_version
 from scheduler_service.store.migrations import migrate as migrate_schema
 
 cli = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
@@ -51,7 +53,10 @@ def serve(context: typer.Context) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    await App(settings).run(stopping_event())
+    if not await App(settings).run(stopping_event()):
+        # Python would wait for threads and connections that the database keeps.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @cli.command()
@@ -69,7 +74,9 @@ def migrate() -> None:
         if (refusal := translate(error)) is None:
             raise
         raise _fail(f"{refusal.message}: {str(error).splitlines()[0]}") from None
-    Console(highlight=False).print(f"the schema is at version {version}")
+    own = expected_version()
+    newer = f", of a newer release than this one ({own}): it stays" if version > own else ""
+    Console(highlight=False).print(f"the schema is at version {version}{newer}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from scheduler_service.identity.service_tokens import ServiceTokens, StoredToken
 from scheduler_service.identity.users import UserDirectory
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
+from scheduler_service.loops.pulse import Pulse
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.loops.sealer import Sealer
 from scheduler_service.loops.service_tokens import ServiceTokenLoop
@@ -48,6 +49,7 @@ from scheduler_service.rpc.work import WorkerService, openings
 from scheduler_service.settings import Settings
 from scheduler_service.store.database import Database
 from scheduler_service.store.migrations import migrate
+from scheduler_service.usecases.clock_watch import ClockWatch
 from scheduler_service.usecases.leases import Leases
 from scheduler_service.usecases.readiness import Readiness
 from scheduler_service.usecases.reap import Cancels, Reaper
@@ -58,7 +60,11 @@ from scheduler_service.usecases.wakeups import Topic, Wakeups
 log = structlog.get_logger()
 
 _LOOK_SECONDS = 1.0
+# Of the drain's time: for a tick or claim that is under way, and for workers to go elsewhere.
+_TICKS_SHARE = 0.1
 _STREAMS_SHARE = 0.25
+# After the drain's time: to commit what was reported, and to let go. Orchestrators kill after 10 s.
+_COMMIT_SECONDS = 8.0
 
 
 class App:
@@ -81,7 +87,12 @@ class App:
             self.database, self._sessions, self._wakeups, settings.replica, listen_url, settings.retention()
         )
         self._leases = Leases(
-            self.database, self._sessions, self._wakeups, replica=settings.replica, lease=settings.lease_seconds
+            self.database,
+            self._sessions,
+            self._wakeups,
+            replica=settings.replica,
+            lease=settings.lease_seconds,
+            watch=ClockWatch(settings.lease_seconds, settle=2 * settings.heartbeat_seconds),
         )
         self._reports = Reports(self._wakeups)
         self._workers = WorkerService(
@@ -94,12 +105,15 @@ class App:
             lease=settings.lease_seconds,
             heartbeat_interval=settings.heartbeat_seconds,
             openings=openings(settings.max_streams_per_principal),
+            stream_age=settings.stream_age_seconds,
         )
         self._stored_tokens = StoredTokens()
         self._reaper = self._build_reaper()
         self._sealer = Sealer(self.database.hot_connection)
+        self._pulse = Pulse(self.database.hot_connection, settings.replica, self._all_loops)
         self._loops = self._session_loops()
         self._readiness = Readiness(self.database, self._migration())
+        self._problem = self._readiness.problem
         self._looking: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -109,9 +123,10 @@ class App:
             self._sessions,
             self._engine,
             self._reaper,
-            (*self._engine.loops, *self._loops),
-            lambda: self._readiness.problem is None,
+            self._all_loops(),
+            lambda: self._problem is None,
             self._sealer.sealing,
+            self._pulse.pulses,
         ).register(self.registry)
         KeySetMetrics(self._jwks).register(self.registry)
         self._probes = Probes(self._answer_readyz, self.registry)
@@ -131,14 +146,31 @@ class App:
         self.mtls_port = settings.mtls_port
         self.metrics_port = settings.metrics_port
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Serves until `stopping` is set, then drains. Errors: PortTaken before anything was begun."""
+    async def run(self, stopping: asyncio.Event) -> bool:
+        """Serves until `stopping` is set, then drains. Answers whether everything came to its end; otherwise something
+        still waits for the database, and the process is to end without waiting for that. Errors: PortTaken before
+        anything was begun."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             stack.push_async_callback(self._probes.stop)
-            await self.start()
-            stack.push_async_callback(self.drain)
+            has_started = await self._start_unless(stopping)
             await stopping.wait()
+            return await self.drain() and has_started
+
+    async def _start_unless(self, stopping: asyncio.Event) -> bool:
+        """Starts, or gives that up once `stopping` is set: migrating may wait for minutes. Answers whether it has."""
+        starting = asyncio.create_task(self.start(), name="start")
+        asked = asyncio.create_task(stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+            starting.cancel()
+            await asyncio.wait({starting})
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
 
     async def start(self) -> None:
         """Listens and starts the loops, whether or not the database is there. Errors: PortTaken, TlsFilesError."""
@@ -169,21 +201,34 @@ class App:
             demanding = server_credentials(transport.mtls_files, demand_certificate=True)
             self.mtls_port = listen(self._server, settings.host, settings.mtls_port, demanding)
 
-    async def drain(self) -> None:
-        """Begins nothing more, sends workers to other replicas, lets calls end, and commits what was reported."""
-        log.info("draining", seconds=self._settings.drain_seconds)
+    async def drain(self) -> bool:
+        """Begins nothing more, sends workers to other replicas, lets calls end, and commits what was reported. Answers
+        whether all of it was done in its time; what was not goes on."""
+        seconds = self._settings.drain_seconds
+        log.info("draining", seconds=seconds)
         self._draining = True
+        draining = asyncio.create_task(self._drain(seconds), name="drain")
+        await asyncio.wait({draining}, timeout=seconds + _COMMIT_SECONDS)
+        if not draining.done():
+            log.warning("drained in part: workers send again what is not committed, to another replica")
+            return False
+        draining.result()
+        log.info("drained")
+        return True
+
+    async def _drain(self, seconds: float) -> None:
         await self._health.drain()
+        self._wakeups.end()
         if self._looking is not None:
             self._looking.cancel()
-        await self._engine.stop_handing_out()
-        await self._workers.drain(self._settings.drain_seconds * _STREAMS_SHARE)
-        await self._server.stop(self._settings.drain_seconds * (1 - _STREAMS_SHARE))
-        await asyncio.gather(*(loop.stop() for loop in self._loops))
+        stopping = asyncio.create_task(self._engine.stop_handing_out(), name="stop handing out")
+        await asyncio.wait({stopping}, timeout=seconds * _TICKS_SHARE)
+        await self._workers.drain(seconds * _STREAMS_SHARE)
+        await self._server.stop(seconds * (1 - _STREAMS_SHARE - _TICKS_SHARE))
+        await asyncio.gather(stopping, *(loop.stop() for loop in self._loops))
         await self._engine.drain()
         if self._jwks is not None:
             await self._jwks.stop()
-        log.info("drained")
 
     async def close(self) -> None:
         """Lets go of what was built, for an app that is not run."""
@@ -240,10 +285,19 @@ class App:
             ServiceTokenLoop(connect, self._stored_tokens),
             self._reaper,
             self._sealer,
+            self._pulse,
         )
 
+    def _all_loops(self) -> tuple[Loop, ...]:
+        return (*self._engine.loops, *self._loops)
+
     def _build_reaper(self) -> ReaperLoop:
-        reaper = Reaper(self._sessions, self._leases, self._wakeups, lease=self._settings.lease_seconds)
+        reaper = Reaper(
+            self._sessions,
+            self._leases,
+            self._wakeups,
+            replica=self._settings.replica,
+        )
         return ReaperLoop(self.database.hot_connection, reaper, Cancels(self._sessions), self._wakeups)
 
     def _migration(self) -> partial[int] | None:
@@ -256,14 +310,18 @@ class App:
             await self._look()
 
     async def _look(self) -> None:
-        if not await self._readiness.look():
+        await self._readiness.look()
+        problem = self._readiness.problem or self._pulse.pulses.problem()
+        if problem == self._problem:
             return
-        problem = self._readiness.problem
+        self._problem = problem
         await self._health.set(problem)
         if problem:
             log.warning("not serving", why=problem)
         else:
             log.info("serving")
+            for loop in self._all_loops():
+                loop.hurry()
             self._wakeups.wake_here(Topic.SCHEDULES)
             for statement in self._readiness.advice:
                 log.warning("a login lacks settings; run the statement as a role that may alter it", sql=statement)
@@ -271,5 +329,6 @@ class App:
     def _answer_readyz(self) -> tuple[bool, str]:
         if self._draining:
             return False, "draining"
-        problem = self._readiness.problem
-        return problem is None, problem or "serving"
+        if self._problem is None and (warning := self._pulse.pulses.warning()) is not None:
+            return True, f"serving, but {warning}"
+        return self._problem is None, self._problem or "serving"

@@ -12,12 +12,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from scheduler_service.domain.repairs import Repair
 from scheduler_service.identity.jwks import Jwks
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.store.audit_seals import CAP as AUDIT_CAP
 from scheduler_service.store.backlog import CAP
+from scheduler_service.usecases.pulses import Pulses
 from scheduler_service.usecases.sealing import Sealing
 from scheduler_service.usecases.sessions import Sessions
 
@@ -33,6 +35,7 @@ class ReplicaMetrics(Collector):
         loops: Sequence[Loop],
         is_ready: Callable[[], bool],
         sealing: Sealing,
+        pulses: Pulses,
     ) -> None:
         self._sessions = sessions
         self._engine = engine
@@ -40,6 +43,7 @@ class ReplicaMetrics(Collector):
         self._loops = loops
         self._is_ready = is_ready
         self._sealing = sealing
+        self._pulses = pulses
 
     def register(self, registry: CollectorRegistry) -> None:
         registry.register(self)
@@ -53,6 +57,7 @@ class ReplicaMetrics(Collector):
         yield _gauge("reports_waiting", "Results and items that are not committed yet.", waiting)
         yield from self._backlog()
         yield from self._done()
+        yield from self._repairs()
         yield from self._audit_trail()
         yield from self._loop_health()
 
@@ -126,7 +131,8 @@ class ReplicaMetrics(Collector):
             "runs_reaped",
             "Runs of lost sessions and over their time that this replica took back: `freed` (the attempt costs"
             " nothing), `charged` (to be tried again), or ended as `failed` or `cancelled`. `released`: runs that"
-            " waited for an earlier one of their schedule, although there was none; not expected.",
+            " waited for an earlier one of their schedule, although there was none; `removed`: live rows of runs that"
+            " had ended. Neither is expected.",
             "became",
             {
                 "freed": reaped.freed,
@@ -134,7 +140,35 @@ class ReplicaMetrics(Collector):
                 "failed": reaped.failed,
                 "cancelled": reaped.cancelled,
                 "released": reaped.released,
+                "removed": reaped.removed,
             },
+        )
+
+    def _repairs(self) -> Iterator[Metric]:
+        repairs = Counter(dict.fromkeys(Repair, 0))
+        repairs.update(self._reaper.reaper.repairs)
+        repairs.update(self._engine.housekeeper.repairs)
+        repairs.update(self._engine.completer.repairs)
+        yield _counters(
+            "repairs",
+            "What this replica mended, by what was found: sessions, runs or schedules. `session_lost`, `worker_lost`,"
+            " `never_arrived`, `attempt_overdue`, `cancel_grace`, `run_timeout` and `schedule_set_aside` follow from"
+            " workers, their connections and jobs; any other kind is a fault of Carillon's, or somebody's hand in the"
+            " database.",
+            "kind",
+            {kind.value: count for kind, count in repairs.items()},
+        )
+        yield _gauge(
+            "unrepairable",
+            "Runs and schedules that this replica's reaper cannot mend, and goes on without; its log has their names."
+            " Each is tried again after a pause that grows from 5 s to 10 minutes.",
+            self._reaper.reaper.set_aside,
+        )
+        yield _gauge(
+            "unrecordable",
+            "Results that this replica cannot record, and goes on without; its log has their runs' names. Their workers"
+            " get no answer meanwhile. Each is tried again after a pause that grows from 5 s to 10 minutes.",
+            self._engine.completer.set_aside,
         )
 
     def _loop_health(self) -> Iterator[Metric]:
@@ -144,6 +178,14 @@ class ReplicaMetrics(Collector):
             "Seconds since a loop's last step that went well; over 30 means that it is stuck or its database away.",
             "loop",
             {name: float("inf") if seconds is None else seconds for name, seconds in idle.items()},
+        )
+        yield _gauges(
+            "loop_idle_everywhere_seconds",
+            "Seconds since a loop's last step that went well on any replica, by the database's clock; over 60 means"
+            " that it works on none. All replicas show the same: take the maximum. Left without figures while the"
+            " database cannot be asked.",
+            "loop",
+            self._pulses.idle,
         )
         failures = {loop.name: loop.failures for loop in self._loops}
         yield _counters("loop_failures", "Steps of a loop that failed; each is tried again.", "loop", failures)

@@ -70,6 +70,12 @@ def _retention_days(days: int) -> int:
     return days
 
 
+def _stream_age(seconds: float) -> float:
+    if 0 < seconds < 1:
+        raise ValueError(f"{seconds:g} s are too few: give at least 1, or 0 to let streams grow as old as they can")
+    return seconds
+
+
 def _default_replica() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
@@ -203,6 +209,13 @@ class Settings(DatabaseSettings):
     )
     lease_seconds: float = Field(default=30, ge=2, le=600, description="How long a silent worker keeps its runs.")
     heartbeat_seconds: float = Field(default=5, ge=0.2, le=120, description="How often workers send a heartbeat.")
+    stream_age_seconds: Annotated[float, AfterValidator(_stream_age)] = Field(
+        default=3600,
+        ge=0,
+        le=604_800,
+        description="Workers open another stream, perhaps to another replica, before theirs is as old as this; give"
+        " less than the age at which a proxy or load balancer ends connections. 0: never.",
+    )
     drain_seconds: float = Field(default=20, ge=0, le=600, description="How long SIGTERM waits for calls to end.")
     retention_days: Annotated[int, AfterValidator(_retention_days)] = Field(
         default=0,

@@ -191,7 +191,6 @@ def make_live_run(
         "run_after": at,
         "created_at": at,
         "max_attempts": 3,
-        "retry_delay": timedelta(minutes=10),
         "attempt_timeout": timedelta(hours=1),
         "run_timeout": timedelta(hours=24),
         "cancel_grace": timedelta(seconds=30),

@@ -15,6 +15,7 @@ from examples.email_service.mail import MailServerGone, Recipient
 from examples.email_service.mailings import Mailings
 
 MOST_WELCOMED = 3
+RETRY_AFTER = "15"  # seconds
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class RunRequest:
                 payload=dict(body["payload"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise web.HTTPBadRequest(text=f"this is not a run as Carillon posts it: {error!r}") from None
+            raise _bad_request(f"this is not a run as Carillon posts it: {error!r}") from None
 
     def batch_size(self) -> int:
         """Errors: HTTPBadRequest."""
         size = self.payload.get("batchSize", 100)
         if type(size) is not int or size < 1:
-            raise web.HTTPBadRequest(text=f"batchSize must be a whole number from 1, not {size!r}")
+            raise _bad_request(f"batchSize must be a whole number from 1, not {size!r}")
         return size
 
 
@@ -87,8 +88,14 @@ class EmailService:
                 run.run, run.attempt, recipients, subject=subject, text=text, batch_size=run.batch_size()
             )
         except MailServerGone as error:
-            raise web.HTTPServiceUnavailable(text=str(error)) from None  # Carillon tries again
+            # Carillon tries again, when the mail server has had the time to restart.
+            raise web.HTTPServiceUnavailable(text=str(error), headers={"Retry-After": RETRY_AFTER}) from None
         return web.json_response(answer)
+
+
+def _bad_request(text: str) -> web.HTTPBadRequest:
+    """The same run would be as wrong in its next attempt: Carillon does not try it again."""
+    return web.HTTPBadRequest(text=text, headers={"Carillon-Retry": "false"})
 
 
 def who_is_new(recipients: Sequence[Recipient], at: datetime) -> list[Recipient]:

@@ -84,7 +84,7 @@ def _sync(
     """Aggregates each group as an item of the run, and all rows together as its metrics."""
     tenant = sources.find_tenant(run.tenant)
     if tenant is None:
-        raise Failed("UNKNOWN_TENANT", f"there is no tenant {run.tenant!r} in tenants.csv")
+        raise Failed("UNKNOWN_TENANT", f"there is no tenant {run.tenant!r} in tenants.csv", retry=False)
     if only_day:
         yesterday = tenant.day_before(run.scheduled_time)
         rows = [row for row in rows if row.day == yesterday]

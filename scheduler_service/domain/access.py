@@ -103,6 +103,7 @@ class Action(StrEnum):
     TENANT = "read or change tenants"
     REMOVE_TENANT = "remove tenants"
     CANCEL = "cancel runs"
+    RETRY = "try runs again"
     BACKFILL = "backfill jobs"
     WORK = "work"
     AUDIT = "read the audit trail"
@@ -170,6 +171,7 @@ _WHO_MAY = {
     Action.TENANT: "that needs the admin role, or a JWT of a user of that tenant",
     Action.REMOVE_TENANT: "that needs a JWT with the admin role",
     Action.CANCEL: "that needs a JWT with the admin role",
+    Action.RETRY: "that needs a JWT with the admin role",
     Action.BACKFILL: "that needs a JWT with the admin role",
     Action.WORK: "a work stream needs a service token with scope `work`, bound to the service or to `*`",
     Action.AUDIT: "that needs a JWT with the admin role",

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 from scheduler_service.domain.record import ItemCounts, RunError
+from scheduler_service.domain.retry import Following
 from scheduler_service.domain.run import TriggerSource
 
 AttemptOutcome = Literal["COMPLETED", "FAILED", "CANCELLED", "RETURNED"]
@@ -55,7 +56,8 @@ class Verdict(StrEnum):
 @dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making
 class Result:
     """How a session says that an attempt ended. `duration` in seconds; `metrics` and `metadata` are JSON objects as
-    text, or empty. RETURNED: it was never started."""
+    text, or empty. RETURNED: it was never started. `following` is
+    what it asked to follow a failure; None: nothing."""
 
     ref: AttemptRef
     session_id: UUID
@@ -65,11 +67,15 @@ class Result:
     items: ItemCounts | None = None
     metrics: str = ""
     metadata: str = ""
+    following: Following | None = None
 
     def digest(self) -> str:
-        """The same for the same result, sent again: 128 bits in hexadecimal."""
+        """The same for the same result, sent again: 128 bits in hexadecimal. A result with a `following` that a
+        scheduler of schema 7 recorded, which cannot read that, has another one here: sent again to us, it is STALE,
+        though it counted. A worker lets go of it either way."""
         said = (self.outcome, self.duration, self.error, self.items, self.metrics, self.metadata)
-        return hashlib.blake2b(repr(said).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        text = repr(said) if self.following is None else repr((*said, self.following))
+        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

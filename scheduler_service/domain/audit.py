@@ -83,6 +83,11 @@ def updated(resource: object, before: Mapping[str, Any], after: Mapping[str, Any
     return Change(str(resource), *differing(_shortened(before), _shortened(after)), _owner(tenant))
 
 
+def repaired(resource: object, action: str, after: Mapping[str, Any], *, tenant: str = "") -> Change:
+    """What a replica mended by itself: there is no call whose method would name it."""
+    return Change(str(resource), None, _shortened(after), _owner(tenant), action)
+
+
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Two JSON objects without the fields that are the same in both."""
     old: dict[str, Any] = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from scheduler_service.domain.run import TriggerSource, scheduled_run_id
@@ -81,6 +82,26 @@ class CaughtUp:
             first=min(firsts, default=None),
             last=max(lasts, default=None),
         )
+
+    def without(self, remedied: Collection[datetime]) -> CaughtUp:
+        """The same, but for occurrences that others have run, or are running, in its place: those are missed."""
+        passed_over = [Missed(each, each, 1, "remedied") for each in sorted(remedied) if self._holds(each)]
+        if not passed_over:
+            return self
+        # Up to each of them and after it, and on from the last.
+        ends = [None, *(gap.first for gap in passed_over), None]
+        cut = [
+            span
+            for after, before in pairwise(ends)
+            for span in _parts(self.spans, after, None if before is None else before - _TICK)
+            if _first(self.timing, span)
+        ]
+        return CaughtUp(self.timing, tuple(cut), (*self.missed, *passed_over))
+
+    def _holds(self, instant: datetime) -> bool:
+        """Whether an occurrence of then is to be run."""
+        within = any(after < instant <= until for after, until in self.spans)
+        return within and _first(self.timing, (instant - _TICK, instant)) is not None
 
     def runs(self, schedule_id: int, jitter: timedelta, now: datetime) -> Iterator[OwedRun]:
         """The runs of one schedule, oldest first. Those less than 60 s late are on time."""

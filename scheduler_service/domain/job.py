@@ -10,6 +10,7 @@ from typing import Any
 from scheduler_service.domain.fields import compact_json, is_relative
 from scheduler_service.domain.names import JobName
 from scheduler_service.domain.overlap import Overlap
+from scheduler_service.domain.retry import LONGEST_DELAY
 from scheduler_service.domain.timing import CatchUp, Every, GapPolicy, RepeatPolicy, parse
 from scheduler_service.domain.values import leaves, paths_of, put_over, to_json
 
@@ -65,10 +66,15 @@ class TimingSpec:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How many attempts a run has in all, and how long after a failed one the next starts."""
+    """When a failed attempt is tried again, as far as it was said: see domain/retry.RetryPolicy. No `never_retry` at
+    all says nothing, an empty one that there are none."""
 
     max_attempts: int | None = None
     delay: timedelta | None = None
+    multiplier: float | None = None
+    max_delay: timedelta | None = None
+    jitter: float | None = None
+    never_retry: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,14 @@ DEFAULT_POLICIES = Policies(
     overlap=Overlap.SKIP,
     attempt_timeout=timedelta(hours=1),
     run_timeout=timedelta(hours=24),
-    retry=RetryPolicy(max_attempts=3, delay=timedelta(minutes=10)),
+    retry=RetryPolicy(
+        max_attempts=3,
+        delay=timedelta(minutes=10),
+        multiplier=1.0,
+        max_delay=LONGEST_DELAY,
+        jitter=0.0,
+        never_retry=(),
+    ),
     cancel_grace=timedelta(seconds=30),
     catch_up=CatchUp.LATEST,
     catch_up_window=timedelta(days=1),

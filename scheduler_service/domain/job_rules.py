@@ -5,25 +5,30 @@ The checks add to `Violations` and go on, so that one refusal lists every wrong 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from scheduler_service.domain import fields
 from scheduler_service.domain.fields import Violations
-from scheduler_service.domain.job import JobOverrides, JobSpec, Manifest, Policies, Target, TimingSpec
+from scheduler_service.domain.job import JobOverrides, JobSpec, Manifest, Policies, RetryPolicy, Target, TimingSpec
 from scheduler_service.domain.names import check_id
+from scheduler_service.domain.retry import LONGEST_DELAY, MAX_ATTEMPTS
 from scheduler_service.domain.timing import Cron, TimingError, parse, zone
 
 MAX_JOBS = 1000
 MAX_DISPLAY_NAME = 200
 MAX_DESCRIPTION = 2000
-MAX_ATTEMPTS = 100
+MAX_MULTIPLIER = 100
+MAX_CODES = 50
+MAX_CODE = 63
 _NONE = timedelta()
 _SECOND = timedelta(seconds=1)
 _HOUR = timedelta(hours=1)
 _WEEK = timedelta(days=7)
 _MONTH = timedelta(days=30)
+_CODES = re.compile(r"[A-Z][A-Z0-9_]*\*?")
 # Above a time in nanoseconds (until 2096), and below what a slip such as the largest int64 would register for good.
 MAX_GENERATION = 4 * 10**18
 
@@ -86,10 +91,45 @@ def check_policies(policies: Policies, path: str, wrong: Violations) -> None:
     fields.check_duration(policies.run_timeout, f"{path}.run_timeout", wrong, least=_SECOND, most=_MONTH)
     fields.check_duration(policies.cancel_grace, f"{path}.cancel_grace", wrong, least=_NONE, most=_HOUR)
     fields.check_duration(policies.catch_up_window, f"{path}.catch_up_window", wrong, least=_NONE, most=_MONTH)
-    fields.check_duration(policies.retry.delay, f"{path}.retry.delay", wrong, least=_NONE, most=_WEEK)
-    attempts = policies.retry.max_attempts
-    if attempts is not None and not 1 <= attempts <= MAX_ATTEMPTS:
-        wrong.add(f"{path}.retry.max_attempts", f"{attempts} is not from 1 to {MAX_ATTEMPTS}; 1 means no retry")
+    _check_retry(policies.retry, f"{path}.retry", wrong)
+
+
+def _check_retry(retry: RetryPolicy, path: str, wrong: Violations) -> None:
+    fields.check_duration(retry.delay, f"{path}.delay", wrong, least=_NONE, most=LONGEST_DELAY)
+    fields.check_duration(retry.max_delay, f"{path}.max_delay", wrong, least=_NONE, most=LONGEST_DELAY)
+    if retry.max_attempts is not None and not 1 <= retry.max_attempts <= MAX_ATTEMPTS:
+        wrong.add(f"{path}.max_attempts", f"{retry.max_attempts} is not from 1 to {MAX_ATTEMPTS}; 1 means no retry")
+    # NaN is within no bounds.
+    if retry.multiplier is not None and not 1 <= retry.multiplier <= MAX_MULTIPLIER:
+        wrong.add(
+            f"{path}.multiplier",
+            f"{retry.multiplier:g} is not from 1 to {MAX_MULTIPLIER}; 2 doubles each delay, 1 leaves them alike",
+        )
+    if retry.jitter is not None and not 0 <= retry.jitter <= 1:
+        wrong.add(
+            f"{path}.jitter", f"{retry.jitter:g} is not from 0 to 1; 0.5 takes up to half of a delay off it, 0 nothing"
+        )
+    _check_codes(retry.never_retry or (), f"{path}.never_retry", wrong)
+
+
+def _check_codes(codes: Sequence[str], path: str, wrong: Violations) -> None:
+    if len(codes) > MAX_CODES:
+        wrong.add(path, f"there are {len(codes):,} codes; at most {MAX_CODES} are allowed, and HTTP_4* names many")
+        return
+    first: dict[str, int] = {}
+    for index, code in enumerate(codes):
+        if code == "*":
+            wrong.add(f"{path}.codes[{index}]", "'*' alone would end every run; say that with max_attempts, 1")
+        elif not _CODES.fullmatch(code):
+            wrong.add(
+                f"{path}.codes[{index}]",
+                f"{fields.quoted(code)} is no code; write capitals, digits and underscores, such as HTTP_404, or the"
+                " beginning of codes and a *, such as HTTP_4*",
+            )
+        elif len(code) > MAX_CODE:
+            wrong.add(f"{path}.codes[{index}]", f"it has {len(code):,} characters; at most {MAX_CODE} are allowed")
+        elif first.setdefault(code, index) != index:
+            wrong.add(f"{path}.codes[{index}]", f"{code} stands at codes[{first[code]}] already; leave one of them out")
 
 
 def _check_target(target: Target, path: str, wrong: Violations) -> None:

@@ -228,6 +228,7 @@ _MISSED_WORDS = {
     "CATCH_UP_LATEST": "it was overdue when Carillon came to it, and a newer occurrence stood in for it",
     "OUTSIDE_WINDOW": "it was overdue for longer than its job's catch-up window when Carillon came to it",
     SET_ASIDE: "its schedule was set aside",
+    "REMEDIED": "when its pause was caught up, a run that was made for it by hand was live or had completed",
 }
 
 

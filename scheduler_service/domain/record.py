@@ -6,7 +6,7 @@ JSON documents (`payload`, `metrics`, `metadata`) are plain dicts; their integer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,8 @@ from uuid import UUID
 from scheduler_service.domain.run import RunState, TriggerSource
 
 Document = Mapping[str, Any]
+CLEARED = "cleared, since it is older than its job keeps it"
+"""What the database's `clear_payloads` leaves of an error's message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class RunError:
     code: str
     message: str
     detail: str = ""
+
+    def adding(self, more: str) -> RunError:
+        """With a further line of detail."""
+        return replace(self, detail=f"{self.detail}\n{more}" if self.detail else more) if more else self
 
     def to_document(self) -> dict[str, str]:
         """As the columns `error` and `last_error` hold it."""
@@ -72,7 +78,8 @@ class ItemCounts:
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run as it was at one moment, live or ended. `schedule`, `revision`, `scheduled_local` and `time_zone` are
-    empty for runs that no schedule owes. `blocked`: it is pending because an earlier run of its schedule has to end."""
+    empty for runs that no schedule owes. `blocked`: it is pending because an earlier run of its schedule has to end.
+    `retry_of`: the ended run that it tries again, by hand."""
 
     run_id: UUID
     service: str
@@ -104,6 +111,7 @@ class Run:
     error: RunError | None
     cancel_requested_at: datetime | None
     blocked: bool = False
+    retry_of: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,5 +169,6 @@ def last_attempt(run: Run) -> Attempt | None:
 
 
 def newest_attempt_number(run: Run) -> int:
-    """The number of the newest attempt that a worker has had, 0 if none: a pending run's own is still to come."""
-    return run.attempt - 1 if run.state is RunState.PENDING else run.attempt
+    """The number of the newest attempt that a worker has had, 0 if none: that of a run which waits, or ended while
+    it waited, is one that never came."""
+    return run.attempt if last_attempt(run) is not None else max(run.attempt - 1, 0)

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
+
+LONGEST_DELAY = timedelta(days=7)
+MAX_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """At most `max_attempts` attempts, `delay` apart."""
+    """At most `max_attempts` attempts. The first delay is `delay`, each further one `multiplier` times the one before,
+    none longer than `max_delay`, less up to the share `jitter` of it. `never_retry`: codes of errors that end the run;
+    one that ends in `*` is a prefix."""
 
     max_attempts: int
     delay: timedelta
+    multiplier: float = 1.0
+    max_delay: timedelta = LONGEST_DELAY
+    jitter: float = 0.0
+    never_retry: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What a target asks to follow its failure: no further attempt, or one after a time of its choice (None: the
+    policy's)."""
+
+    no_retry: bool = False
+    retry_after: timedelta | None = None
+
+
+AS_THE_POLICY_SAYS = Following()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +46,9 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The run ends with this attempt."""
+    """The run ends with this attempt. `because` says, for the record, why before its attempts are used up."""
+
+    because: str = ""
 
 
 # Trying again changes nothing: the payload stays what it is, a result that cannot be recorded was not the fault of the
@@ -32,8 +57,39 @@ class End:
 _FINAL_CODES = frozenset({"BAD_PAYLOAD", "BAD_RESULT", "GRPC_REFUSED", "TARGET_NOT_ALLOWED", "SIGNING_KEY_MISSING"})
 
 
-def decide(policy: RetryPolicy, attempt: int, error_code: str) -> Retry | End:
-    """What follows when attempt number `attempt` (the first is 1) failed with this code."""
-    if attempt >= policy.max_attempts or error_code in _FINAL_CODES:
+def decide(
+    policy: RetryPolicy, run_id: UUID, attempt: int, error_code: str, asked: Following = AS_THE_POLICY_SAYS
+) -> Retry | End:
+    """What follows when attempt number `attempt` (the first is 1) of a run failed with this code."""
+    if attempt >= policy.max_attempts:
         return End()
-    return Retry(policy.delay)
+    if (because := _against_a_retry(policy, error_code, asked)) is not None:
+        return End(f"not tried again: {because}")
+    if asked.retry_after is not None:
+        return Retry(min(asked.retry_after, policy.max_delay))
+    return Retry(_delay(policy, run_id, attempt))
+
+
+def _against_a_retry(policy: RetryPolicy, code: str, asked: Following) -> str | None:
+    if asked.no_retry:
+        return "the target asked for that"
+    if code in _FINAL_CODES:
+        return f"no retry can mend {code}"
+    named = next((pattern for pattern in policy.never_retry if _matches(code, pattern)), None)
+    return None if named is None else f"{named} stands in its job's never_retry"
+
+
+def _matches(code: str, pattern: str) -> bool:
+    return code.startswith(pattern[:-1]) if pattern.endswith("*") else code == pattern
+
+
+def _delay(policy: RetryPolicy, run_id: UUID, attempt: int) -> timedelta:
+    longest = policy.max_delay.total_seconds()
+    grown = policy.delay.total_seconds() * policy.multiplier ** min(attempt - 1, MAX_ATTEMPTS)
+    return timedelta(seconds=min(grown, longest) * (1 - policy.jitter * _measure(run_id, attempt)))
+
+
+def _measure(run_id: UUID, attempt: int) -> float:
+    """A number from 0 to 1, evenly spread over runs and attempts, and always the same for one."""
+    digest = hashlib.blake2b(run_id.bytes + attempt.to_bytes(4, "big"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

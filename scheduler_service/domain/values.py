@@ -26,6 +26,8 @@ def to_json(value: Any) -> Any:
     if isinstance(value, timedelta):
         whole, rest = divmod(value, timedelta(seconds=1))
         return value.total_seconds() if rest else whole
+    if isinstance(value, tuple):
+        return [to_json(part) for part in value]
     return value.name if isinstance(value, Enum) else value
 
 
@@ -103,6 +105,8 @@ def _read(hint: Any, data: Any) -> Any:
         return from_json(hint, data)
     if hint is timedelta:
         return round(data * 1_000_000) * _MICROSECOND
+    if get_origin(hint) is tuple:
+        return tuple(data)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint[data]
     return data

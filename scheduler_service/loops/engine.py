@@ -35,7 +35,7 @@ class Engine:
     ) -> None:
         self.replica = replica
         self.backlog = Backlog()
-        self.completer = Completer(wakeups)
+        self.completer = Completer(wakeups, replica=replica)
         self.dispatcher = Dispatcher(sessions, wakeups)
         self._second_ticker = SecondTicker(database.hot_connection, self.dispatcher, wakeups)
         self.ticks = self._second_ticker.totals
@@ -47,10 +47,11 @@ class Engine:
             return await (direct_connection(listen_url) if listen_url else database.hot_connection())
 
         self._completing = CompleterLoop(database.hot_connection, self.completer)
+        self.housekeeper = Housekeeper(database.hot_connection, self.backlog, retention, replica)
         self._others: list[Loop] = [
             teller,
             Listener(connect_directly, wakeups, teller),
-            Housekeeper(database.hot_connection, self.backlog, retention),
+            self.housekeeper,
         ]
 
     @property

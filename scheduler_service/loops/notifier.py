@@ -6,14 +6,18 @@ import asyncio
 from time import monotonic
 
 from scheduler_service.loops.loop import POLL, Connect, Connection, Loop
-from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups, hear, listen, tell
+from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups, hear, listen, require_answer, tell
 
 # A burst of wake-ups is told once in this time; the first of it at once.
 _DEBOUNCE = 0.02
+# After so long without a word, the listener asks whether anybody is there.
+_SILENCE = 15.0
 
 
 class Teller(Loop):
-    """Tells other replicas what happened here."""
+    """Tells other replicas what happened here. They find out by themselves, a little later."""
+
+    essential = False
 
     def __init__(self, connect: Connect, wakeups: Wakeups) -> None:
         super().__init__("teller", Wakeup(), connect)
@@ -44,19 +48,29 @@ class Teller(Loop):
 class Listener(Loop):
     """Wakes those who wait here when another replica says that something happened."""
 
-    def __init__(self, connect: Connect, wakeups: Wakeups, teller: Teller) -> None:
+    essential = False
+
+    def __init__(self, connect: Connect, wakeups: Wakeups, teller: Teller, *, silence: float = _SILENCE) -> None:
         super().__init__("listener", Wakeup(), connect)
         self._wakeups = wakeups
         self._teller = teller
+        self._silence = silence
         self._listening: Connection | None = None
+        self._heard_at = 0.0
 
     async def step(self, connection: Connection) -> bool:
         if self._listening is not connection:
             await listen(connection)
             self._listening = connection
+            self._heard_at = monotonic()
             # Whatever was told meanwhile was missed.
             self._wake(*Topic)
+        if monotonic() - self._heard_at > self._silence:
+            await require_answer(connection)
+            self._heard_at = monotonic()
         heard = await hear(connection, POLL)
+        if heard:
+            self._heard_at = monotonic()
         told = {topic for topic, teller in heard if teller != self._teller.process_id}
         self._wake(*(topic for topic in Topic if topic in told))
         return True

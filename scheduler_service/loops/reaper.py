@@ -8,16 +8,17 @@ from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 
 class ReaperLoop(Loop):
-    """Looks each second, and at once when a run in a worker's hands is asked to stop. `total`: all that it did."""
+    """Looks each second, and at once when a run in a worker's hands is asked to stop. `total`: all that it did.
+    `reaper`: what it mended, and what it cannot mend."""
 
     def __init__(self, connect: Connect, reaper: Reaper, cancels: Cancels, wakeups: Wakeups) -> None:
         super().__init__("reaper", wakeups.listen(Topic.CANCELS), connect)
         self.total = Reaped()
-        self._reaper = reaper
+        self.reaper = reaper
         self._cancels = cancels
 
     async def step(self, connection: Connection) -> bool:
         told = await self._cancels.step(connection)
-        reaped = await self._reaper.step(connection)
+        reaped = await self.reaper.step(connection)
         self.total += reaped
         return bool(reaped) or told

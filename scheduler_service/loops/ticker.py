@@ -72,7 +72,8 @@ class Ticker(Loop):
         return handed + ticked > 0
 
     def seconds_to_next(self) -> float:
-        return max(0.0, min(self._tick_at, self._ask_at, self._look_at) - monotonic())
+        looks = min(self._tick_at, self._ask_at, self._look_at) - monotonic()
+        return max(0.0, min(looks, self._dispatcher.seconds_to_alone()))
 
     async def _dispatch(self, connection: Connection) -> int:
         if not self._dispatcher.has_work():
@@ -121,6 +122,8 @@ class SecondTicker(Loop):
 
     `totals`: what both did.
     """
+
+    essential = False
 
     def __init__(self, connect: Connect, dispatcher: Dispatcher, wakeups: Wakeups) -> None:
         super().__init__("second ticker", Wakeup(), connect)

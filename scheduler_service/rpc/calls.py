@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -35,12 +36,15 @@ from scheduler_service.rpc.methods import ACTIONS, is_public
 from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.open_calls import OpenCalls
 from scheduler_service.rpc.requests import Requests
-from scheduler_service.store.errors import SchemaMissing, translate
+from scheduler_service.store.errors import SchemaMissing, lost_a_race, translate
 
 log = structlog.get_logger()
 
 _REQUEST_ID = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"[\x21-\x7e]{1,64}")
+# How often a call is carried out that gives way to others, and for how long (in seconds, at most) it waits in between.
+_TRIES = 4
+_PAUSE = 0.05
 _caller: ContextVar[Principal] = ContextVar("caller", default=ANONYMOUS)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -116,7 +120,7 @@ class _Call:
                     principal = await self._principal(context)
                     _caller.set(principal)
                     with self._place(principal):
-                        return await handler(await self._requests.one(context), context)
+                        return await _patiently(handler, await self._requests.one(context), context)
                 except Exception as error:
                     refusal = self._refusal(error)
                     shows_nothing = isinstance(refusal, (SchemaMissing, NothingToSee))
@@ -185,13 +189,25 @@ class _Call:
         if isinstance(error, Refusal):
             return error
         if (translated := translate(error)) is not None:
-            log.warning("call failed on the database", method=self._method, reason=str(error).splitlines()[0])
+            log.warning("call failed on the database", method=self._method, reason=str(error).partition("\n")[0])
             return translated
         incident = secrets.token_hex(6)
         log.exception("call failed", method=self._method, incident=incident)
         return Refusal(
             f"this is a fault in Carillon; its log has it as incident {incident}", reason="INTERNAL", incident=incident
         )
+
+
+async def _patiently(handler: Callable[[Any, Context], Awaitable[Message]], request: Any, context: Context) -> Message:
+    """Carries out a call; again, where its transaction gave way to another and nothing of it was kept."""
+    for earlier in range(_TRIES - 1):
+        try:
+            return await handler(request, context)
+        except Exception as error:
+            if not lost_a_race(error):
+                raise
+        await asyncio.sleep(random.uniform(0, _PAUSE * 2**earlier))
+    return await handler(request, context)
 
 
 async def _messages(answers: Any) -> AsyncIterator[Message]:

@@ -49,6 +49,7 @@ def encode_run(run: Run, *, with_payload: bool = True) -> run_pb2.Run:
         worker=run.worker,
         cancel_request_time=_timestamp(run.cancel_requested_at),
         blocked=run.blocked,
+        retry_of=run_name(run.retry_of) if run.retry_of else "",
     )
 
 

@@ -118,18 +118,26 @@ def _read_target(message: job_pb2.Target) -> Target:
 
 
 def _read_policies(message: job_pb2.Policies, path: str, wrong: Violations) -> Policies:
-    retry = message.retry
     return Policies(
         overlap=read_enum(message, "overlap", Overlap, "OVERLAP_", path, wrong),
         attempt_timeout=read_duration(message, "attempt_timeout", path, wrong),
         run_timeout=read_duration(message, "run_timeout", path, wrong),
-        retry=RetryPolicy(
-            max_attempts=retry.max_attempts if retry.HasField("max_attempts") else None,
-            delay=read_duration(retry, "delay", f"{path}.retry", wrong),
-        ),
+        retry=_read_retry(message.retry, f"{path}.retry", wrong),
         cancel_grace=read_duration(message, "cancel_grace", path, wrong),
         catch_up=read_enum(message, "catch_up", CatchUp, "CATCH_UP_", path, wrong),
         catch_up_window=read_duration(message, "catch_up_window", path, wrong),
+    )
+
+
+def _read_retry(message: job_pb2.RetryPolicy, path: str, wrong: Violations) -> RetryPolicy:
+    return RetryPolicy(
+        max_attempts=message.max_attempts if message.HasField("max_attempts") else None,
+        delay=read_duration(message, "delay", path, wrong),
+        multiplier=message.multiplier if message.HasField("multiplier") else None,
+        max_delay=read_duration(message, "max_delay", path, wrong),
+        # -0.0 becomes 0.0, as the database keeps it: it would differ from itself at each registration.
+        jitter=message.jitter + 0.0 if message.HasField("jitter") else None,
+        never_retry=tuple(message.never_retry.codes) if message.HasField("never_retry") else None,
     )
 
 
@@ -176,4 +184,11 @@ def _write_policies(policies: Policies) -> job_pb2.Policies:
 
 
 def _write_retry(retry: RetryPolicy) -> job_pb2.RetryPolicy:
-    return job_pb2.RetryPolicy(max_attempts=retry.max_attempts, delay=write_duration(retry.delay))
+    return job_pb2.RetryPolicy(
+        max_attempts=retry.max_attempts,
+        delay=write_duration(retry.delay),
+        multiplier=retry.multiplier,
+        max_delay=write_duration(retry.max_delay),
+        jitter=retry.jitter,
+        never_retry=job_pb2.ErrorCodes(codes=retry.never_retry) if retry.never_retry is not None else None,
+    )

@@ -72,6 +72,7 @@ LIMITED: Mapping[str, str] = {
     "/carillon.v1.ScheduleService/PutTenant": "changes",
     "/carillon.v1.ScheduleService/RemoveTenant": "changes",
     "/carillon.v1.RunService/CancelRun": "changes",
+    "/carillon.v1.RunService/RetryRun": "changes",
 }
 """Every method that changes something, and the limit that it counts for: each change stays in the audit trail."""
 

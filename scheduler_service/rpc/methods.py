@@ -61,6 +61,7 @@ ACTIONS: Mapping[str, Action] = {
     "/carillon.v1.RunService/ListAttempts": Action.READ,
     "/carillon.v1.RunService/ListItems": Action.READ,
     "/carillon.v1.RunService/CancelRun": Action.CANCEL,
+    "/carillon.v1.RunService/RetryRun": Action.RETRY,
     "/carillon.v1.WorkerService/Work": Action.WORK,
     "/carillon.v1.AuditService/ListAuditEvents": Action.AUDIT,
     "/carillon.v1.AuditService/GetAuditHead": Action.AUDIT,

@@ -1,4 +1,4 @@
-"""RunService: what ran, what runs, and stopping it."""
+"""RunService: what ran, what runs, stopping it, and trying it again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from contextlib import aclosing
 from carillon.v1 import run_service_pb2 as pb
 from carillon.v1 import run_service_pb2_grpc
 
+from scheduler_service.domain.record import Run
 from scheduler_service.domain.run import parse_run_name
 from scheduler_service.rpc.calls import Context, caller
-from scheduler_service.rpc.decode_runs import run_filter, watch_target
+from scheduler_service.rpc.decode_runs import request_digest, run_filter, watch_target
 from scheduler_service.rpc.encode_runs import encode_attempt, encode_item, encode_run
 from scheduler_service.rpc.strict import refuse_unknown_fields
 from scheduler_service.store.database import Database
-from scheduler_service.usecases import cancel, runs, watch
+from scheduler_service.usecases import cancel, retry_run, runs, watch
 from scheduler_service.usecases.wakeups import Wakeups
 
 
@@ -69,3 +70,13 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
             self._database, self._wakeups, caller(), parse_run_name(request.name), request.reason
         )
         return pb.CancelRunResponse(run=encode_run(run))
+
+    async def RetryRun(self, request: pb.RetryRunRequest, context: Context) -> pb.RetryRunResponse:
+        refuse_unknown_fields(request)
+        wanted = retry_run.RetryRunRequest(parse_run_name(request.name), request.request_id, request_digest(request))
+        answer = await retry_run.retry_run(self._database, self._wakeups, caller(), wanted, _encode_retry)
+        return pb.RetryRunResponse.FromString(answer)
+
+
+def _encode_retry(run: Run) -> bytes:
+    return pb.RetryRunResponse(run=encode_run(run)).SerializeToString()

@@ -7,8 +7,10 @@ stream of a session counts; the completer takes results; nothing here waits for 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -30,6 +32,8 @@ from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 log = structlog.get_logger()
 
 HELLO_SECONDS = 10.0
+RENEWAL_SECONDS = 30.0
+"""How long a worker has to open another stream before an old one is closed."""
 
 WorkRequest = worker_service_pb2.WorkRequest
 WorkResponse = worker_service_pb2.WorkResponse
@@ -56,8 +60,9 @@ class Results(Protocol):
 
 
 class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
-    """`caller` says who makes the call that is being handled; `lease`, `heartbeat_interval` and `hello_timeout` are in
-    seconds. `openings`: how often a principal may open a stream."""
+    """`caller` says who makes the call that is being handled; `lease`, `heartbeat_interval`, `hello_timeout` and
+    `stream_age` are in seconds. `openings`: how often a principal may open a stream. `stream_age`: once a stream has
+    lasted for between four fifths of it and all of it, its worker is asked for another; 0: never."""
 
     def __init__(
         self,
@@ -72,6 +77,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         heartbeat_interval: float = 5.0,
         hello_timeout: float = HELLO_SECONDS,
         openings: Rate = OPENINGS,
+        stream_age: float = 0.0,
         new_outbox: Callable[[], Outbox] = Outbox,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +91,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         self._heartbeat_interval = heartbeat_interval
         self._hello_timeout = hello_timeout
         self._openings = Buckets(openings)
+        self._stream_age = stream_age
         self._new_outbox = new_outbox
         self._clock = clock
         self._draining = False
@@ -146,7 +153,11 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
             )
 
     def _begun(self, session: ConnectedSession, outbox: Outbox, reader: asyncio.Future[None]) -> None:
+        renewal = self._renew_in_time(session, outbox)
+
         def ended() -> None:
+            if renewal is not None:
+                renewal.cancel()
             self._leases.close(session)
             self._streams.pop(outbox, None)
             self._ended.set()
@@ -155,7 +166,22 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
 
         self._streams[outbox] = session
         outbox.on_end = ended
+        outbox.on_full = partial(self._sessions.fall_behind, session)
         log.info("stream opened", session=str(session.session_id), worker=session.worker, stream=session.stream)
+
+    def _renew_in_time(self, session: ConnectedSession, outbox: Outbox) -> asyncio.TimerHandle | None:
+        """Asks for another stream before a proxy or its load balancer ends this one; also, workers spread over replicas
+        that came later."""
+        if not self._stream_age:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def renew() -> None:
+            session.leaving = True
+            outbox.drain()
+            loop.call_later(RENEWAL_SECONDS, outbox.end, Unavailable("this stream is old; open another one"))
+
+        return loop.call_later(self._stream_age * random.uniform(0.8, 1), renew)
 
     async def _first_message(self, requests: AsyncIterator[WorkRequest]) -> WorkRequest | None:
         """The Hello; None if the worker closed the stream before. Errors: Malformed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Sized
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -17,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, ItemResult, Result
 from scheduler_service.domain.errors import InvalidInput, Violation
 from scheduler_service.domain.record import ItemCounts, RunError
+from scheduler_service.domain.retry import LONGEST_DELAY, Following
 from scheduler_service.rpc.work_json import problem_of
 from scheduler_service.usecases.leases import Hello
 
@@ -150,7 +152,14 @@ def _result(message: work_pb2.AttemptResult, session_id: UUID) -> Result:
         _items(message.items) if message.HasField("items") else None,
         message.metrics_json,
         message.metadata_json,
+        _following(message.following) if outcome in ("FAILED", "CANCELLED") else None,
     )
+
+
+def _following(wish: work_pb2.Following) -> Following | None:
+    if wish.HasField("retry_after"):
+        return Following(retry_after=min(timedelta(seconds=_seconds(wish.retry_after)), LONGEST_DELAY))
+    return Following(no_retry=True) if wish.no_retry else None
 
 
 def _problem(message: work_pb2.AttemptResult) -> str | None:

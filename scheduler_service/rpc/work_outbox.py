@@ -18,24 +18,33 @@ from scheduler_service.domain.errors import Unavailable
 from scheduler_service.rpc import work_encode
 
 MOST_ENTRIES = 50_000
-MOST_CHARACTERS = 256 * 1024 * 1024
+MOST_BYTES = 256 * 1024 * 1024
+FULL_BYTES = 4 * 1024 * 1024
+"""Of runs that wait to be sent: from then on it is not worth claiming more."""
 _BATCH = 500
-_BATCH_CHARACTERS = 512 * 1024
+_BATCH_BYTES = 1024 * 1024
+"""Of one message. gRPC's libraries take 4 MiB, unless they are told otherwise; one run has less than half of one."""
+
+# Of a run, beside its payload and labels: ids, names, times, an endpoint.
+_ROUGHLY = 256
 
 T = TypeVar("T")
 
 
 class Outbox:
     """One stream's outgoing queue: the port through which everybody else sends. `on_end` is called once, when the
-    stream can send no more. `claims` and `runs`: how many were assigned on it."""
+    stream can send no more; `on_full` with true once 4 MiB of runs wait, and with false once they do no longer.
+    `claims` and `runs`: how many were assigned on it."""
 
-    def __init__(self, *, most_entries: int = MOST_ENTRIES, most_characters: int = MOST_CHARACTERS) -> None:
+    def __init__(self, *, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
         self.on_end: Callable[[], None] = lambda: None
+        self.on_full: Callable[[bool], None] = lambda _full: None
         self.claims = 0
         self.runs = 0
         self._most_entries = most_entries
-        self._most_characters = most_characters
-        self._characters = 0
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._full = False
         self._first: deque[worker_service_pb2.WorkResponse] = deque()
         self._heartbeat: int | None = None
         self._cancels: deque[AttemptRef] = deque()
@@ -57,7 +66,7 @@ class Outbox:
             self.claims += 1
             self.runs += len(runs)
             self._runs.extend((claim_id, run) for run in runs)
-            self._characters += sum(len(run.payload) for run in runs)
+            self._weigh(sum(map(_bytes_of, runs)))
             self._grown()
 
     def acknowledge(self, verdicts: Iterable[tuple[AttemptRef, Verdict]]) -> None:
@@ -123,7 +132,7 @@ class Outbox:
 
     def _grown(self) -> None:
         entries = len(self._runs) + len(self._verdicts) + len(self._cancels)
-        if entries > self._most_entries or self._characters > self._most_characters:
+        if entries > self._most_entries or self._bytes > self._most_bytes:
             self.end(Unavailable("this worker does not read its stream; reconnect"))
         self._news.set()
 
@@ -145,14 +154,27 @@ class Outbox:
         """Runs of one claim, as many as fit into a message of a size that every worker accepts."""
         claim_id = self._runs[0][0]
         batch: list[ClaimedRun] = []
-        characters = 0
+        size = 0
         while self._runs and self._runs[0][0] == claim_id and len(batch) < _BATCH:
-            characters += len(self._runs[0][1].payload)
-            if batch and characters > _BATCH_CHARACTERS:
+            of_run = _bytes_of(self._runs[0][1])
+            if batch and size + of_run > _BATCH_BYTES:
                 break
+            size += of_run
             batch.append(self._runs.popleft()[1])
-        self._characters -= sum(len(run.payload) for run in batch)
+        self._weigh(-size)
         return work_encode.assignments(claim_id, batch)
+
+    def _weigh(self, more: int) -> None:
+        self._bytes += more
+        if self._full != (self._bytes >= FULL_BYTES):
+            self._full = not self._full
+            self.on_full(self._full)
+
+
+def _bytes_of(run: ClaimedRun) -> int:
+    """What a run takes in a message, and rather more: a character that is not ASCII has up to four bytes."""
+    size = _ROUGHLY + len(run.payload) * (1 if run.payload.isascii() else 4)
+    return size + sum(4 * (len(key) + len(value)) for key, value in run.labels.items())
 
 
 def _taken(queue: deque[T]) -> list[T]:

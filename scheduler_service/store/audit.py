@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import LiteralString
 
+import psycopg
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
+from scheduler_service.domain.access import Kind, Principal
 from scheduler_service.domain.audit import Change
 from scheduler_service.store.database import Transaction
 
@@ -39,3 +43,21 @@ async def record(tx: Transaction, changes: Iterable[Change]) -> None:
             "afters": [None if change.after is None else Jsonb(dict(change.after)) for change in listed],
         },
     )
+
+
+_RECORD_OWN: LiteralString = """
+insert into carillon.audit_events (principal, action, resource, tenant_id, after, request_id, address)
+values (%(principal)s, %(action)s, %(resource)s, %(tenant)s, %(after)s, '', '')"""
+
+
+async def record_own(connection: psycopg.AsyncConnection[TupleRow], replica: str, change: Change) -> None:
+    """Writes what a replica mended by itself, in that transaction. Nobody called, so there is no request and no
+    address."""
+    values = {
+        "principal": str(Principal(Kind.ENGINE, name=replica)),
+        "action": change.action,
+        "resource": change.resource,
+        "tenant": change.tenant,
+        "after": Jsonb(dict(change.after or {})),
+    }
+    await connection.execute(_RECORD_OWN, values)

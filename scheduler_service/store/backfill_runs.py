@@ -139,11 +139,11 @@ _INSERT: LiteralString = """
 with made as (
   insert into carillon.live_runs (run_id, schedule_id, revision, job_id, tenant_id, route, trigger, exclusive, blocked,
     priority, scheduled_for, scheduled_local, fold, time_zone, tzdata, run_after, created_at, triggered_by, origin,
-    labels, payload, max_attempts, retry_delay, attempt_timeout, run_timeout, cancel_grace)
+    labels, payload, max_attempts, attempt_timeout, run_timeout, cancel_grace)
   select w.run_id, s.schedule_id, w.revision, s.job_id, s.tenant_id, j.route, 'BACKFILL', j.overlap <> 'ALLOW_ALL',
     j.overlap <> 'ALLOW_ALL', 1, w.scheduled_for, w.scheduled_local, w.fold, w.time_zone, %(tzdata)s, %(now)s, %(now)s,
     %(triggered_by)s, %(origin)s, j.labels || s.labels, j.config || s.config || %(payload)s::jsonb,
-    j.max_attempts, j.retry_delay, j.attempt_timeout, j.run_timeout, j.cancel_grace
+    j.max_attempts, j.attempt_timeout, j.run_timeout, j.cancel_grace
   from unnest(%(run_ids)s::uuid[], %(schedules)s::bigint[], %(revisions)s::int[], %(instants)s::timestamptz[],
               %(local_times)s::timestamp[], %(folds)s::smallint[], %(time_zones)s::text[])
     as w(run_id, schedule_id, revision, scheduled_for, scheduled_local, fold, time_zone)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import LiteralString
+
+from sqlalchemy import TextClause, text
 
 from scheduler_service.domain.settling import OwedRun
 from scheduler_service.domain.timing import Missed, tzdata_version
@@ -38,11 +41,11 @@ missed as (
 )
 insert into carillon.live_runs (run_id, schedule_id, revision, job_id, tenant_id, route, trigger, priority, exclusive,
   blocked, scheduled_for, scheduled_local, fold, time_zone, tzdata, run_after, created_at, triggered_by, labels,
-  payload, max_attempts, retry_delay, attempt_timeout, run_timeout, cancel_grace)
+  payload, max_attempts, attempt_timeout, run_timeout, cancel_grace)
 select r.run_id, s.schedule_id, s.revision, s.job_id, s.tenant_id, j.route, r.trigger,
   case when r.trigger = 'CATCH_UP' then 1 else 0 end, j.overlap <> 'ALLOW_ALL', j.overlap <> 'ALLOW_ALL',
   r.scheduled_for, r.scheduled_local, r.fold, s.time_zone, %(tzdata)s, r.run_after, %(now)s, %(principal)s,
-  j.labels || s.labels, j.config || s.config, j.max_attempts, j.retry_delay, j.attempt_timeout, j.run_timeout,
+  j.labels || s.labels, j.config || s.config, j.max_attempts, j.attempt_timeout, j.run_timeout,
   j.cancel_grace
 from unnest(%(run_schedules)s::bigint[], %(run_ids)s::uuid[], %(triggers)s::carillon.trigger_source[],
             %(scheduled_for)s::timestamptz[], %(scheduled_local)s::timestamp[], %(folds)s::smallint[],
@@ -52,6 +55,37 @@ join carillon.schedules s on s.schedule_id = r.schedule_id
 join carillon.jobs j on j.job_id = s.job_id
 where (select true from carillon.runs e where e.run_id = r.run_id) is null
 on conflict (run_id) do nothing"""
+
+
+# A look at each is a sub-select of a single value, as in store/backfill_runs.py.
+_REMEDIED = """
+select m.schedule_id, array_agg(distinct m.scheduled_for) as instants
+from carillon.schedules s join carillon.remedies m using (schedule_id)
+where m.scheduled_for > :since and m.scheduled_for <= :now
+  and coalesce((select true from carillon.live_runs l where l.run_id = m.run_id),
+               (select r.state = 'COMPLETED' from carillon.runs r where r.run_id = m.run_id), false)
+  and {of_whom} = :of_whom
+group by m.schedule_id"""
+_OF_SCHEDULE = text(_REMEDIED.format(of_whom="s.schedule_id"))
+_OF_JOB = text(_REMEDIED.format(of_whom="s.job_id"))
+
+
+async def remedied_of_schedule(tx: Transaction, schedule_id: int, since: datetime) -> frozenset[datetime]:
+    """A schedule's occurrences after `since` for which a run was made by hand that is live or completed."""
+    found = await _remedied(tx, _OF_SCHEDULE, schedule_id, since)
+    return found.get(schedule_id, frozenset())
+
+
+async def remedied_of_job(tx: Transaction, job_id: int, since: datetime) -> dict[int, frozenset[datetime]]:
+    """The same for all schedules of a job that have any."""
+    return await _remedied(tx, _OF_JOB, job_id, since)
+
+
+async def _remedied(
+    tx: Transaction, statement: TextClause, of_whom: int, since: datetime
+) -> dict[int, frozenset[datetime]]:
+    rows = await tx.connection.execute(statement, {"of_whom": of_whom, "since": since, "now": tx.now})
+    return {row.schedule_id: frozenset(row.instants) for row in rows}
 
 
 async def write(tx: Transaction, caught_up: Iterable[CaughtUpSchedule]) -> int:

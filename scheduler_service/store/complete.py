@@ -18,10 +18,13 @@ from psycopg.rows import TupleRow
 
 from scheduler_service.domain.attempt import AttemptRef, Result
 from scheduler_service.domain.record import RunError
+from scheduler_service.domain.retry import RetryPolicy
 from scheduler_service.store import arrays
+from scheduler_service.store.losses import losses
+from scheduler_service.store.retry_policies import OF_THE_JOB, policy_of
 from scheduler_service.store.turns import arrange
 
-_UNNAMED = {
+UNNAMED = {
     "FAILED": RunError("HANDLER_ERROR", "the attempt failed without saying why"),
     "CANCELLED": RunError("CANCELLED", "the worker stopped the attempt"),
     "RETURNED": RunError("CANCELLED", "the run was cancelled before it started"),
@@ -93,29 +96,42 @@ returning run_id, attempt, claim_id"""
 
 _LOCK: LiteralString = f"""
 with {_HELD}
-select l.run_id, l.attempt, l.claim_id, l.max_attempts, l.retry_delay, l.cancel_requested_at is not null,
-  case when l.followed then l.schedule_id end
+select l.run_id, l.attempt, l.claim_id, l.cancel_requested_at is not null, case when l.followed then l.schedule_id end,
+  l.started_at is not null, l.max_attempts, {OF_THE_JOB}
 from {_RESULTS} join held h on h.session_id = r.session_id join carillon.live_runs l on {_IS_THAT_ATTEMPT}
+join carillon.jobs j on j.job_id = l.job_id
 order by l.run_id
 for update of l"""
 
+# One instant for all that it writes: the next attempt is due its whole delay after the end of this one.
+_CLOCK: LiteralString = "(select now from clock)"
+_BEGAN_AT: LiteralString = _STARTED_AT.replace(_NOW, _CLOCK)
+
 # The attempt is recorded from the row as it was: the statement's snapshot, of rows that are locked already.
+# A run that failed in the ordinary way has left its worker alive, and need not be alone any longer. But one that was
+# lost twice with its worker stays so until it ends, and of one that was lost once no neighbour shall take the last
+# attempt: see domain/returns.py. Earlier losses are looked up only where they decide.
 _RETRY: LiteralString = f"""
-with recorded as (
+with clock as materialized (select {_NOW} as now),
+recorded as (
   insert into carillon.attempts (run_id, attempt, job_id, tenant_id, started_at, finished_at, duration, worker, error,
     claim_id, result_digest)
   select l.run_id, l.attempt, l.job_id, l.tenant_id,
-    case when l.started_at is not null or r.seconds is not null then {_STARTED_AT} end, {_NOW},
-    coalesce({_DURATION}, {_NOW} - l.started_at), h.worker, r.error::jsonb, l.claim_id, decode(r.digest, 'hex')
+    case when l.started_at is not null or r.seconds is not null then {_BEGAN_AT} end, {_CLOCK},
+    coalesce({_DURATION}, {_CLOCK} - l.started_at), h.worker, r.error::jsonb, l.claim_id, decode(r.digest, 'hex')
   from {_RESULTS} join carillon.live_runs l on {_IS_THAT_ATTEMPT}
   join carillon.sessions h on h.session_id = l.session_id
 )
 update carillon.live_runs l set
-  attempt = l.attempt + 1, run_after = {_NOW} + r.delay, last_error = r.error::jsonb,
+  attempt = l.attempt + 1, run_after = {_CLOCK} + r.delay, last_error = r.error::jsonb,
   session_id = null, claim_id = null, claimed_at = null, deadline = null, started_at = null, progress = null,
-  first_started_at = coalesce(l.first_started_at, {_STARTED_AT}),
-  run_deadline = coalesce(l.run_deadline, {_STARTED_AT} + l.run_timeout),
-  alone = false, unstarted_returns = 0
+  first_started_at = coalesce(l.first_started_at, {_BEGAN_AT}),
+  run_deadline = coalesce(l.run_deadline, {_BEGAN_AT} + l.run_timeout),
+  alone = case
+    when l.attempt + 1 >= l.max_attempts then {losses("l")} > 0
+    when l.alone then {losses("l")} > 1
+    else false end,
+  unstarted_returns = 0
 from {_RESULTS}
 where {_IS_THAT_ATTEMPT}
 returning r.run_id, r.attempt, r.claim_id"""
@@ -151,10 +167,10 @@ class Held:
     """A locked live attempt: what decides on another one needs. `followed_on` is the schedule of a run that others
     wait for."""
 
-    max_attempts: int
-    retry_delay: timedelta
     cancel_requested: bool
     followed_on: int | None
+    started: bool
+    retry: RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +202,21 @@ async def end_runs(
 async def lock_attempts(connection: Connection, results: Sequence[Result]) -> dict[AttemptRef, Held]:
     """Locks sessions and live runs, so that what follows can be decided from them."""
     cursor = await connection.execute(_LOCK, _parameters(results, None), binary=True)
-    return {AttemptRef(*row[:3]): Held(*row[3:]) for row in await cursor.fetchall()}
+    return {AttemptRef(*row[:3]): Held(row[3], row[4], row[5], policy_of(row)) for row in await cursor.fetchall()}
 
 
 async def retry_runs(
-    connection: Connection, results: Sequence[Result], delays: Sequence[timedelta], now: datetime | None = None
+    connection: Connection,
+    results: Sequence[Result],
+    delays: Sequence[timedelta],
+    now: datetime | None = None,
+    digests: Sequence[str] | None = None,
 ) -> set[AttemptRef]:
-    """Records failed attempts of locked runs, and has the runs tried again after these delays. Answers as above."""
+    """Records failed attempts of locked runs, and has the runs tried again after these delays. `digests`, and the
+    answer, as above."""
+    more: dict[str, object] = {"digests": arrays.plain(digests)} if digests else {}
     seconds = (f"{delay.total_seconds():f}s" for delay in delays)
-    return await _unmatched(connection, _RETRY, results, now, delays=arrays.plain(seconds))
+    return await _unmatched(connection, _RETRY, results, now, delays=arrays.plain(seconds), **more)
 
 
 async def free_runs(connection: Connection, results: Sequence[Result]) -> set[AttemptRef]:
@@ -252,5 +274,5 @@ def _parameters(results: Sequence[Result], now: datetime | None) -> dict[str, An
 def _error(result: Result) -> str | None:
     if result.outcome == "COMPLETED":
         return None
-    error = result.error or _UNNAMED[result.outcome]
+    error = result.error or UNNAMED[result.outcome]
     return json.dumps(error.to_document())

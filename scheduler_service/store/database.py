@@ -11,28 +11,28 @@ is somebody else's. So what a session needs is set with its login (`logins`), wh
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 from psycopg.rows import TupleRow
-from sqlalchemy import text
-from sqlalchemy.engine import make_url
+from sqlalchemy import event, text
+from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from scheduler_service.domain.access import Principal
+from scheduler_service.store.connection import KEEPALIVE, PatientConnection, answering_within
+from scheduler_service.store.errors import is_read_only
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, what_login_lacks
 
-_CONNECT_SECONDS = 5
-# How the client notices that the other end is gone; the server's side of it goes with the login (`logins`).
-_KEEPALIVE: dict[str, Any] = {
-    "connect_timeout": _CONNECT_SECONDS,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
+# For a connection of the pool to be free, and to be opened where it must be.
+_POOL_SECONDS = 5
+# For a first statement, which waits for nobody.
+_BEGIN_SECONDS = 5.0
 
 _ACT_FOR = text(
     "select set_config('carillon.kind', :kind, true), set_config('carillon.service', :service, true),"
@@ -40,6 +40,7 @@ _ACT_FOR = text(
     " clock_timestamp()"
 )
 _NOW = text("select clock_timestamp()")
+_TAKES_CHANGES = text("select current_setting('transaction_read_only') = 'off'")
 _BY_INDEX = text(
     "select set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)"
 )
@@ -59,6 +60,10 @@ class Transaction:
         and what counts from it would count from before them."""
         self.now = (await self.connection.execute(_NOW)).scalar_one()
 
+    async def takes_changes(self) -> bool:
+        """False of a standby, and of a primary that was made read-only."""
+        return bool((await self.connection.execute(_TAKES_CHANGES)).scalar_one())
+
     async def driver_connection(self) -> psycopg.AsyncConnection[TupleRow]:
         """The driver's connection under this transaction, for batch statements that are shared with the engine. From
         here on the transaction plans by index, as the engine does: where one schedule has nearly all live runs, the
@@ -77,40 +82,46 @@ class Database:
     def __init__(self, api_url: str, engine_url: str, *, pool_size: int = 10, through_pgbouncer: bool = False) -> None:
         self._engine_url = engine_url
         self._through_pgbouncer = through_pgbouncer
-        self._api = _pool(api_url, pool_size, through_pgbouncer)
+        self._opened: WeakSet[PatientConnection[TupleRow]] = WeakSet()
+        self._api = self._pool(api_url, pool_size)
         # The same pool.
         self._snapshots = self._api.execution_options(isolation_level="REPEATABLE READ")
-        self._engine = _pool(engine_url, pool_size, through_pgbouncer)
+        self._engine = self._pool(engine_url, pool_size)
 
     @asynccontextmanager
     async def acting_for(self, principal: Principal, *, one_snapshot: bool = False) -> AsyncIterator[Transaction]:
         """A transaction on behalf of a caller; committed at the end, rolled back on any error. With `one_snapshot`,
         for one that only reads, all its statements see the same moment."""
-        async with (self._snapshots if one_snapshot else self._api).begin() as connection:
-            answer = await connection.execute(
-                _ACT_FOR,
-                {
-                    "kind": principal.kind.value,
-                    "service": principal.service,
-                    "tenant": principal.tenant,
-                    "principal": str(principal),
-                },
-            )
+        async with AsyncExitStack() as stack:
+            with answering_within(_BEGIN_SECONDS):
+                engine = self._snapshots if one_snapshot else self._api
+                connection = await stack.enter_async_context(engine.begin())
+                answer = await connection.execute(
+                    _ACT_FOR,
+                    {
+                        "kind": principal.kind.value,
+                        "service": principal.service,
+                        "tenant": principal.tenant,
+                        "principal": str(principal),
+                    },
+                )
             yield Transaction(connection, principal, answer.one()[-1])
 
     @asynccontextmanager
     async def as_engine(self) -> AsyncIterator[AsyncConnection]:
         """A transaction of the engine's role, for work that is not hot."""
-        async with self._engine.begin() as connection:
+        async with AsyncExitStack() as stack:
+            with answering_within(_BEGIN_SECONDS):
+                connection = await stack.enter_async_context(self._engine.begin())
             yield connection
 
     async def hot_connection(self) -> psycopg.AsyncConnection[TupleRow]:
         """A connection of the engine's role outside any pool, in autocommit, for a loop around one statement."""
-        return await psycopg.AsyncConnection.connect(
+        return await self._open(
             self._engine_url,
             autocommit=True,
             prepare_threshold=None if self._through_pgbouncer else 1,
-            **_KEEPALIVE,
+            **KEEPALIVE,
         )
 
     async def what_logins_lack(self) -> list[str]:
@@ -120,22 +131,46 @@ class Database:
         return [statement for statement in lacking if statement]
 
     async def forget_connections(self) -> None:
-        """Later transactions have connections that are opened anew."""
-        await self._api.dispose()
-        await self._engine.dispose()
+        """Later transactions have connections that are opened anew, the loops' too."""
+        for connection in self._opened:
+            connection.outdated = True
 
     async def close(self) -> None:
         await self._api.dispose()
         await self._engine.dispose()
 
+    def _pool(self, url: str, size: int) -> AsyncEngine:
+        pool = create_async_engine(
+            make_url(url).set(drivername="postgresql+psycopg"),
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=_POOL_SECONDS,
+            pool_pre_ping=True,
+            connect_args={
+                **KEEPALIVE,
+                **({"prepare_threshold": None} if self._through_pgbouncer else {}),
+                "async_creator_fn": self._open,
+            },
+            hide_parameters=True,
+        )
+        event.listen(pool.sync_engine, "handle_error", _leave_the_read_only)
+        event.listen(pool.sync_engine, "checkout", _leave_the_outdated)
+        return pool
 
-def _pool(url: str, size: int, through_pgbouncer: bool) -> AsyncEngine:
-    return create_async_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=5,
-        pool_pre_ping=True,
-        connect_args={**_KEEPALIVE, **({"prepare_threshold": None} if through_pgbouncer else {})},
-        hide_parameters=True,
-    )
+    async def _open(self, url: str = "", **options: Any) -> PatientConnection[TupleRow]:
+        connection = await PatientConnection.connect(url, **options)
+        self._opened.add(connection)
+        return connection
+
+
+def _leave_the_read_only(context: ExceptionContext) -> None:
+    """A server that lets nobody write is the wrong one: its address may lead to another by now, and connections that
+    are open would stay with it."""
+    if is_read_only(context.original_exception):
+        context.is_disconnect = True
+
+
+def _leave_the_outdated(connection: DBAPIConnection, _record: object, _proxy: object) -> None:
+    """The pool opens another instead."""
+    if connection.driver_connection.outdated:
+        raise DisconnectionError("it is outdated")

@@ -27,8 +27,8 @@ with gone as (
 insert into carillon.schedule_revisions (schedule_id, revision, enabled, cron, time_zone, gap, repeat, phase, jitter,
   in_force_from, changed_by)
 select schedule_id, revision, false, cron, time_zone, gap, repeat, phase, jitter, settled_to, :principal from gone""")
-# In the order of locks: those whose turn it is before those that wait for them. No index finds all live runs of a
-# schedule; joined, they are looked through once, however many schedules there are.
+# In the order of locks that store/turns.py gives: those whose turn it is before those that wait for them. No index
+# finds all live runs of a schedule; joined, they are looked through once, however many schedules there are.
 _LOCK_WAITING = text("""
 select r.run_id, r.claim_id is null as is_waiting
 from unnest(cast(:schedule_ids as bigint[])) as s (schedule_id) join carillon.live_runs r using (schedule_id)

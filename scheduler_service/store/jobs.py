@@ -119,16 +119,18 @@ _RECORDSET = """
 jsonb_to_recordset(cast(:rows as jsonb)) as r(job_id bigint, revived boolean, job text, declared jsonb,
   overrides jsonb, route text, endpoint text, overlap carillon.overlap, attempt_timeout float8, run_timeout float8,
   cancel_grace float8, catch_up carillon.catch_up, catch_up_window float8, max_attempts integer, retry_delay float8,
+  retry_multiplier float8, retry_max_delay float8, retry_jitter float8, never_retry text[],
   tenant_schedules boolean, labels jsonb, config jsonb)
 """
 _INSERT = text(f"""
 insert into carillon.jobs (service, job, declared, overrides, route, endpoint, overlap, attempt_timeout, run_timeout,
-  cancel_grace, catch_up, catch_up_window, max_attempts, retry_delay, tenant_schedules, labels, config, generation,
-  owed_from, created_at, updated_at)
+  cancel_grace, catch_up, catch_up_window, max_attempts, retry_delay, retry_multiplier, retry_max_delay,
+  retry_jitter, never_retry, tenant_schedules, labels, config, generation, owed_from, created_at, updated_at)
 select :service, r.job, r.declared, r.overrides, r.route, r.endpoint, r.overlap,
   make_interval(secs => r.attempt_timeout), make_interval(secs => r.run_timeout),
   make_interval(secs => r.cancel_grace), r.catch_up, make_interval(secs => r.catch_up_window), r.max_attempts,
-  make_interval(secs => r.retry_delay), r.tenant_schedules, r.labels, r.config, :generation, :now, :now, :now
+  make_interval(secs => r.retry_delay), r.retry_multiplier, make_interval(secs => r.retry_max_delay), r.retry_jitter,
+  r.never_retry, r.tenant_schedules, r.labels, r.config, :generation, :now, :now, :now
 from {_RECORDSET}
 returning job_id, job""")
 _UPDATE = text(f"""
@@ -137,6 +139,8 @@ update carillon.jobs j set declared = r.declared, overrides = r.overrides, route
   run_timeout = make_interval(secs => r.run_timeout), cancel_grace = make_interval(secs => r.cancel_grace),
   catch_up = r.catch_up, catch_up_window = make_interval(secs => r.catch_up_window),
   max_attempts = r.max_attempts, retry_delay = make_interval(secs => r.retry_delay),
+  retry_multiplier = r.retry_multiplier, retry_max_delay = make_interval(secs => r.retry_max_delay),
+  retry_jitter = r.retry_jitter, never_retry = r.never_retry,
   tenant_schedules = r.tenant_schedules, labels = r.labels, config = r.config,
   archived_at = case when r.revived then null else j.archived_at end,
   owed_from = case when r.revived then :now else j.owed_from end, updated_at = :now
@@ -208,6 +212,7 @@ def _rows(service: str, jobs: Sequence[JobValues]) -> str:
 
 def _row(service: str, values: JobValues) -> dict[str, Any]:
     policies = to_json(values.in_force.policies)
+    retry = policies["retry"]
     return {
         "job_id": values.job_id,
         "revived": values.revived,
@@ -222,8 +227,12 @@ def _row(service: str, values: JobValues) -> dict[str, Any]:
         "cancel_grace": policies["cancel_grace"],
         "catch_up": policies["catch_up"],
         "catch_up_window": policies["catch_up_window"],
-        "max_attempts": policies["retry"]["max_attempts"],
-        "retry_delay": policies["retry"]["delay"],
+        "max_attempts": retry["max_attempts"],
+        "retry_delay": retry["delay"],
+        "retry_multiplier": retry["multiplier"],
+        "retry_max_delay": retry["max_delay"],
+        "retry_jitter": retry["jitter"],
+        "never_retry": retry["never_retry"],
         "tenant_schedules": values.in_force.tenant_schedules,
         "labels": dict(values.in_force.labels),
         "config": dict(values.in_force.config),

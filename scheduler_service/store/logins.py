@@ -30,6 +30,8 @@ _LIMITS: Mapping[str, str] = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "20000",
 }
+# A call that waits for a lock keeps its connection from the others.
+_CALLS: Mapping[str, str] = {"lock_timeout": "10s"}
 # With statistics from an empty table the planner reads a partial index on state for a keyed update, and costs ten
 # times as much; on the engine's statements these plans are never right. It has no others: what its pool runs beside
 # the hot connections goes by keys as well.
@@ -61,7 +63,7 @@ def is_database_url(text: str) -> bool:
 
 def settings_of(group: str) -> Mapping[str, str]:
     """What each connection of a login with the rights of `group` (API_ROLE, ENGINE_ROLE) should have."""
-    return {**_LIMITS, **_PLANS} if group == ENGINE_ROLE else _LIMITS
+    return {**_LIMITS, **(_PLANS if group == ENGINE_ROLE else _CALLS)}
 
 
 @dataclass(frozen=True, slots=True)

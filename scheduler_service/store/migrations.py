@@ -49,6 +49,13 @@ from (select distinct pid, relation from pg_locks join pg_class c on c.oid = rel
 where pid <> pg_backend_pid()
 group by pid, usename, application_name, xact_start order by xact_start nulls last limit 3"""
 
+# The newest migration, and which one asks for the newest schedulers. Before 8 no migration said what it asks for.
+_BOOKS = text("""
+select coalesce(max(number), 0), coalesce((array_agg(name order by needed desc, number))[1], ''),
+  coalesce(max(needed), 0)
+from (select number, name, coalesce((to_jsonb(m) ->> 'compatible_from')::int, number) as needed
+      from carillon.migrations m) books""")
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -158,14 +165,36 @@ def _upgrade(migration_url: str, patience: Patience) -> None:
         alembic.command.upgrade(config, "head")
 
 
-async def schema_problem(connection: AsyncConnection) -> str | None:
-    """Why this code cannot work with the schema that is there; None if it can."""
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The database's schema, as this code finds it. `version`: of its newest migration, 0 without any. `problem`: why
+    this code cannot work with it; None if it can."""
+
+    version: int
+    problem: str | None
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer release has migrated it."""
+        return self.version > expected_version()
+
+
+async def look_at_schema(connection: AsyncConnection) -> Schema:
     there = await connection.execute(text("select to_regclass('carillon.migrations') is not null"))
     if not there.scalar_one():
-        return "the database has no carillon schema; run `python -m scheduler_service migrate`"
-    version = (await connection.execute(text("select coalesce(max(number), 0) from carillon.migrations"))).scalar_one()
-    if version < expected_version():
-        return f"the schema is at {version}, this scheduler needs {expected_version()}; migrate it"
-    if version > expected_version():
-        return f"the schema is at {version}, newer than this scheduler knows ({expected_version()}); upgrade it"
+        return Schema(0, "the database has no carillon schema; run `python -m scheduler_service migrate`")
+    version, name, needed = (await connection.execute(_BOOKS)).one()
+    return Schema(version, _mismatch(version, name, needed))
+
+
+def _mismatch(version: int, name: str, needed: int) -> str | None:
+    own = expected_version()
+    if version < own:
+        return f"the schema is at {version}, this scheduler needs {own}; migrate it"
+    if needed > own:
+        return (
+            f"the schema is at {version}, newer than this scheduler knows ({own}), and since the migration `{name}`"
+            f" only schedulers that know {needed} can work with it; start a newer release, or restore the backup from"
+            " before that migration"
+        )
     return None

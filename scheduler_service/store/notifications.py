@@ -9,24 +9,18 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import KEEPALIVE, PatientConnection, answering_within
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
-_CONNECT_SECONDS = 5
+_ASK_SECONDS = 5.0
 _TELL: LiteralString = "select pg_notify('carillon', t) from unnest(%(topics)s::text[]) as t"
 
 
 async def direct_connection(url: str) -> Connection:
     """A connection that can LISTEN: not through PgBouncer in transaction mode. Notices within half a minute that the
     other end is gone, though it never says anything itself."""
-    return await psycopg.AsyncConnection.connect(
-        url,
-        autocommit=True,
-        connect_timeout=_CONNECT_SECONDS,
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-    )
+    return await PatientConnection.connect(url, autocommit=True, **KEEPALIVE)
 
 
 async def listen(connection: Connection) -> None:
@@ -38,6 +32,13 @@ async def hear(connection: Connection, seconds: float) -> list[tuple[str, int]]:
     """What was told: each name, and the process id of the teller's connection. Waits so long for the first."""
     heard = connection.notifies(timeout=seconds, stop_after=1)
     return [(notify.payload, notify.pid) async for notify in heard]
+
+
+async def require_answer(connection: Connection) -> None:
+    """Returns if the server is at the other end. Whoever only listens would not notice a proxy that lost it. Errors:
+    psycopg.OperationalError."""
+    with answering_within(_ASK_SECONDS):
+        await connection.execute("select 1")
 
 
 async def tell(connection: Connection, topics: Iterable[str]) -> None:

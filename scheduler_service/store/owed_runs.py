@@ -31,7 +31,7 @@ unnest(%(places)s::int[], %(run_ids)s::uuid[], %(triggers)s::carillon.trigger_so
 LIVE_COLUMNS: LiteralString = """
   run_id, schedule_id, revision, job_id, tenant_id, route, priority, trigger, exclusive, blocked,
   scheduled_for, scheduled_local, fold, time_zone, tzdata, run_after, created_at, labels, payload,
-  max_attempts, retry_delay, attempt_timeout, run_timeout, cancel_grace"""
+  max_attempts, attempt_timeout, run_timeout, cancel_grace"""
 
 # After `r.trigger` come `exclusive` and `blocked`, which depend.
 LIVE_VALUES_BEFORE: LiteralString = """
@@ -41,7 +41,7 @@ LIVE_VALUES_BEFORE: LiteralString = """
 LIVE_VALUES_AFTER: LiteralString = """
   r.scheduled_for, r.scheduled_local, r.fold, s.time_zone, %(tzdata)s, r.run_after, %(now)s,
   j.labels || s.labels, j.config || s.config,
-  j.max_attempts, j.retry_delay, j.attempt_timeout, j.run_timeout, j.cancel_grace"""
+  j.max_attempts, j.attempt_timeout, j.run_timeout, j.cancel_grace"""
 
 
 def run_parameters(runs: Sequence[PlacedRun]) -> dict[str, Any]:

@@ -1,69 +1,66 @@
-"""Live runs that their sessions will not finish: found and locked in one statement, changed in the next.
+"""Live runs that their sessions will not finish: locked in one statement, changed in the next.
 
-A statement that takes a lock reads through a snapshot older than the lock. So a caller finds runs here (the rows that
-come back are as they stand under the lock), decides, and has the decision carried out in the same transaction.
+A statement that takes a lock reads through a snapshot older than the lock. So a caller locks runs here (the rows that
+come back are as they stand under the lock), decides, and has the decision carried out in the same transaction. Those
+that no session's end leads to are found by store/stuck.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Any, LiteralString
 from uuid import UUID
 
 import structlog
 from psycopg.types.json import Jsonb
 
+from scheduler_service.domain.repairs import SHOWN
 from scheduler_service.domain.returns import Charged, Ended, Freed, HeldRun, Return
+from scheduler_service.store.losses import losses
+from scheduler_service.store.retry_policies import OF_THE_JOB, policy_of
 from scheduler_service.store.sessions import Connection, workers_of
 from scheduler_service.store.turns import arrange
 
 log = structlog.get_logger()
 
-_HELD = """
-select r.run_id, r.session_id, r.claim_id, r.attempt, r.max_attempts, r.retry_delay, r.started_at, r.run_deadline,
-       r.unstarted_returns, r.cancel_requested_at, r.cancel_reason
-from carillon.live_runs r
+HELD: LiteralString = f"""
+select r.run_id, r.session_id, r.claim_id, r.attempt, r.started_at, r.run_deadline, r.unstarted_returns,
+  r.cancel_requested_at, r.cancel_reason, r.tenant_id, r.alone, {losses("r")},
+  r.max_attempts, {OF_THE_JOB}
+from carillon.live_runs r join carillon.jobs j using (job_id)
 """
 
-_OF_SESSIONS = _HELD + "where r.session_id = any(%(session_ids)s) order by r.run_id for update"
+_OF_SESSIONS: LiteralString = HELD + "where r.session_id = any(%(session_ids)s) order by r.run_id for update of r"
 
 # Session by session, each by the index on what it holds: joined at once, every run would be compared with each session.
-_NOT_LISTED = f"""{_HELD}
-join (
-  select x.run_id, x.claim_id
-  from unnest(%(session_ids)s::uuid[], %(before)s::timestamptz[]) b(session_id, before)
-  cross join lateral (
-    select l.run_id, l.claim_id, l.session_id from carillon.live_runs l
-    where l.session_id = b.session_id and l.claimed_at < b.before
-    offset 0
-  ) x
-  where (x.session_id, x.claim_id) not in (select * from unnest(%(listed_by)s::uuid[], %(claims)s::bigint[]))
-) c on c.run_id = r.run_id and c.claim_id = r.claim_id
-order by r.run_id for update of r
+_CLAIMS_OF: LiteralString = """
+select b.session_id, x.claim_id
+from unnest(%(session_ids)s::uuid[], %(before)s::timestamptz[]) b(session_id, before)
+cross join lateral (
+  select distinct l.claim_id from carillon.live_runs l
+  where l.session_id = b.session_id and l.claimed_at < b.before
+) x
 """
 
-_OVERDUE = f"""{_HELD}
-where r.session_id is not null and least(r.deadline, r.run_deadline) + %(margin)s <= %(now)s
-order by r.run_id limit %(limit)s for update skip locked
+_BY_THESE_CLAIMS: LiteralString = """
+(r.session_id, r.claim_id) in (select * from unnest(%(session_ids)s::uuid[], %(claims)s::bigint[]))"""
+
+_RUNS_OF: LiteralString = f"""
+select r.run_id from carillon.live_runs r
+where r.session_id = any(%(session_ids)s::uuid[]) and {_BY_THESE_CLAIMS} order by r.run_id
 """
 
-_RUN_OVERDUE = f"""{_HELD}
-where r.session_id is null and r.run_deadline <= %(now)s
-order by r.run_id limit %(limit)s for update skip locked
-"""
-
-_GRACE_OVER = f"""{_HELD}
-where r.cancel_requested_at is not null
-  and (r.session_id is null or r.cancel_requested_at + r.cancel_grace <= %(now)s)
-order by r.run_id limit %(limit)s for update skip locked
+_OF_CLAIMS: LiteralString = f"""{HELD}
+where r.run_id = any(%(run_ids)s::uuid[]) and {_BY_THESE_CLAIMS} order by r.run_id for update of r skip locked
 """
 
 _FREE = """
 update carillon.live_runs r set
   session_id = null, claim_id = null, claimed_at = null, deadline = null, started_at = null, progress = null,
-  alone = r.alone or f.lost, unstarted_returns = r.unstarted_returns + f.lost::integer
-from unnest(%(run_ids)s::uuid[], %(lost)s::boolean[]) f(run_id, lost)
+  alone = r.alone or f.alone, unstarted_returns = r.unstarted_returns + f.lost::integer
+from unnest(%(run_ids)s::uuid[], %(lost)s::boolean[], %(alone)s::boolean[]) f(run_id, lost, alone)
 where r.run_id = f.run_id
 """
 
@@ -78,12 +75,12 @@ on conflict do nothing
 
 _CHARGE = """
 update carillon.live_runs r set
-  attempt = r.attempt + 1, run_after = c.run_after, last_error = c.error, alone = r.alone or c.lost,
+  attempt = r.attempt + 1, run_after = c.run_after, last_error = c.error, alone = r.alone or c.alone,
   first_started_at = coalesce(r.first_started_at, r.claimed_at),
   run_deadline = coalesce(r.run_deadline, r.claimed_at + r.run_timeout),
   session_id = null, claim_id = null, claimed_at = null, deadline = null, started_at = null, progress = null
-from unnest(%(run_ids)s::uuid[], %(run_after)s::timestamptz[], %(errors)s::jsonb[], %(lost)s::boolean[])
-  c(run_id, run_after, error, lost)
+from unnest(%(run_ids)s::uuid[], %(run_after)s::timestamptz[], %(errors)s::jsonb[], %(alone)s::boolean[])
+  c(run_id, run_after, error, alone)
 where r.run_id = c.run_id
 """
 
@@ -107,23 +104,13 @@ recorded as (
   on conflict do nothing
   returning run_id
 )
-select case when followed then schedule_id end, (select count(*) from recorded) from ended
+select run_id, case when followed then schedule_id end, run_id in (select r.run_id from recorded r) from ended
 """
 
 _TO_STOP = """
 select session_id, run_id, attempt, claim_id from carillon.live_runs
 where cancel_requested_at is not null and session_id = any(%s)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class HeldClaims:
-    """What a session said that it holds, and the instant before which a claim must have been made to count as lost
-    if it is not among these."""
-
-    session_id: UUID
-    before: datetime
-    claims: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,106 +123,108 @@ class ToStop:
     claim_id: int
 
 
-async def held_by(connection: Connection, session_ids: Sequence[UUID]) -> list[HeldRun]:
-    """What these sessions hold."""
-    return await _locked(connection, _OF_SESSIONS, session_ids=list(session_ids))
+async def held_by_ended(
+    connection: Connection, workers: Mapping[UUID, str], *, wait_for_locks: bool = True
+) -> list[HeldRun]:
+    """What sessions hold whose rows are gone, by their workers' names; without waiting, but for what somebody else has
+    locked."""
+    statement = _OF_SESSIONS if wait_for_locks else _OF_SESSIONS + " skip locked"
+    return await locked(connection, statement, workers, session_ids=list(workers))
 
 
-async def held_unknown_to_their_sessions(connection: Connection, lists: Sequence[HeldClaims]) -> list[HeldRun]:
-    """Runs whose session does not list their claim."""
-    return await _locked(
-        connection,
-        _NOT_LISTED,
-        session_ids=[one.session_id for one in lists],
-        before=[one.before for one in lists],
-        listed_by=[one.session_id for one in lists for _ in one.claims],
-        claims=[claim for one in lists for claim in one.claims],
-    )
+async def claims_held(connection: Connection, before: Mapping[UUID, datetime]) -> dict[UUID, set[int]]:
+    """The claims of which sessions hold runs, but for those that were made at these instants or later."""
+    values = {"session_ids": list(before), "before": list(before.values())}
+    claims: dict[UUID, set[int]] = {}
+    for session_id, claim_id in await (await connection.execute(_CLAIMS_OF, values)).fetchall():
+        claims.setdefault(session_id, set()).add(claim_id)
+    return claims
 
 
-async def overdue(connection: Connection, now: datetime, *, margin: timedelta, limit: int) -> list[HeldRun]:
-    """Claimed runs whose attempt's or run's deadline passed more than `margin` ago."""
-    return await _locked(connection, _OVERDUE, now=now, margin=margin, limit=limit)
+Claims = Collection[tuple[UUID, int]]
+"""Of these sessions, by their ids."""
 
 
-async def overdue_while_waiting(connection: Connection, now: datetime, *, limit: int) -> list[HeldRun]:
-    """Runs that nobody holds, and whose time is over."""
-    return await _locked(connection, _RUN_OVERDUE, now=now, limit=limit)
+async def runs_of_claims(connection: Connection, claims: Claims) -> list[UUID]:
+    """The runs that sessions hold by these claims."""
+    return [row[0] for row in await (await connection.execute(_RUNS_OF, _arrays(claims))).fetchall()]
 
 
-async def past_cancel_grace(connection: Connection, now: datetime, *, limit: int) -> list[HeldRun]:
-    """Runs that were asked to stop, and whose time for that is over, or that nobody holds any more."""
-    return await _locked(connection, _GRACE_OVER, now=now, limit=limit)
+async def lock_held(connection: Connection, run_ids: Sequence[UUID], claims: Claims) -> list[HeldRun]:
+    """Locks those of these runs that are held by one of these claims still, and that nobody else has locked."""
+    return await locked(connection, _OF_CLAIMS, run_ids=list(run_ids), **_arrays(claims))
 
 
-async def _locked(connection: Connection, statement: str, **values: object) -> list[HeldRun]:
-    return [HeldRun(*row) for row in await (await connection.execute(statement, values)).fetchall()]
+def _arrays(claims: Claims) -> dict[str, Any]:
+    return {"session_ids": [session_id for session_id, _ in claims], "claims": [claim_id for _, claim_id in claims]}
+
+
+async def locked(
+    connection: Connection, statement: LiteralString, workers: Mapping[UUID, str] | None = None, **values: object
+) -> list[HeldRun]:
+    """The runs of a statement that begins with HELD and locks. `workers`: whose sessions those were whose rows are
+    gone."""
+    rows = await (await connection.execute(statement, values)).fetchall()
+    names = dict(workers or {})
+    if unnamed := {row[1] for row in rows if row[1] is not None} - set(names):
+        names |= await workers_of(connection, unnamed)
+    return [HeldRun(*[*row[:9], policy_of(row), *row[9:12], names.get(row[1], "")]) for row in rows]
 
 
 async def carry_out(
     connection: Connection,
     returns: Sequence[tuple[HeldRun, Return]],
     now: datetime,
-    *,
-    ended_sessions: Mapping[UUID, str] | None = None,
-) -> None:
-    """Carries out what was decided about runs that this transaction has locked. `ended_sessions` names the workers of
-    sessions whose rows are gone."""
-    workers = dict(ended_sessions or {})
-    unnamed = {run.session_id for run, _ in returns if run.session_id is not None} - set(workers)
-    if unnamed:
-        workers |= await workers_of(connection, unnamed)
+) -> set[UUID]:
+    """Carries out what was decided about runs that this transaction has locked. Answers which of them had a record
+    already: their live rows are removed."""
     await _free(connection, [(run, what) for run, what in returns if isinstance(what, Freed)])
-    await _charge(connection, [(run, what) for run, what in returns if isinstance(what, Charged)], now, workers)
-    await _end(connection, [(run, what) for run, what in returns if isinstance(what, Ended)], now, workers)
+    await _charge(connection, [(run, what) for run, what in returns if isinstance(what, Charged)], now)
+    return await _end(connection, [(run, what) for run, what in returns if isinstance(what, Ended)], now)
 
 
 async def _free(connection: Connection, freed: Sequence[tuple[HeldRun, Freed]]) -> None:
     if freed:
-        values = {"run_ids": [run.run_id for run, _ in freed], "lost": [what.lost for _, what in freed]}
+        values = {
+            "run_ids": [run.run_id for run, _ in freed],
+            "lost": [what.lost for _, what in freed],
+            "alone": [what.alone for _, what in freed],
+        }
         await connection.execute(_FREE, values)
 
 
-async def _charge(
-    connection: Connection, charged: Sequence[tuple[HeldRun, Charged]], now: datetime, workers: Mapping[UUID, str]
-) -> None:
+async def _charge(connection: Connection, charged: Sequence[tuple[HeldRun, Charged]], now: datetime) -> None:
     if not charged:
         return
     values = {
         "run_ids": [run.run_id for run, _ in charged],
-        "workers": [_worker(run, workers) for run, _ in charged],
+        "workers": [run.worker for run, _ in charged],
         "errors": [Jsonb(what.error.to_document()) for _, what in charged],
         "run_after": [what.run_after for _, what in charged],
-        "lost": [what.lost for _, what in charged],
+        "alone": [what.alone for _, what in charged],
         "now": now,
     }
     await connection.execute(_RECORD_ATTEMPTS, values)
     await connection.execute(_CHARGE, values)
 
 
-async def _end(
-    connection: Connection, ended: Sequence[tuple[HeldRun, Ended]], now: datetime, workers: Mapping[UUID, str]
-) -> None:
+async def _end(connection: Connection, ended: Sequence[tuple[HeldRun, Ended]], now: datetime) -> set[UUID]:
     if not ended:
-        return
-    run_ids = [run.run_id for run, _ in ended]
+        return set()
     values = {
-        "run_ids": run_ids,
+        "run_ids": [run.run_id for run, _ in ended],
         "states": [what.state.value for _, what in ended],
         "errors": [Jsonb(what.error.to_document()) for _, what in ended],
-        "workers": [_worker(run, workers) for run, _ in ended],
+        "workers": [run.worker for run, _ in ended],
         "now": now,
     }
     rows = await (await connection.execute(_END, values)).fetchall()
-    await arrange(connection, {schedule_id for schedule_id, _ in rows if schedule_id is not None})
-    if not rows or rows[0][1] < len(ended):
-        log.critical(
-            "live runs had records already; the live ones are removed", runs=[str(run_id) for run_id in run_ids]
-        )
-
-
-def _worker(run: HeldRun, workers: Mapping[UUID, str]) -> str:
-    return workers.get(run.session_id, "") if run.session_id is not None else ""
+    await arrange(connection, {schedule_id for _, schedule_id, _ in rows if schedule_id is not None})
+    there = {run_id for run_id, _, is_recorded in rows if not is_recorded}
+    if there:
+        said = [str(run_id) for run_id in sorted(there)[:SHOWN]]
+        log.critical("live runs had records already; the live ones are removed", count=len(there), runs=said)
+    return there
 
 
 async def asked_to_stop(connection: Connection, session_ids: Sequence[UUID]) -> list[ToStop]:

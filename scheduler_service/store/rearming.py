@@ -49,6 +49,9 @@ BY_ZONE: LiteralString = "s.next_run_at is not null and s.cron not like '@every%
 SET_ASIDE: LiteralString = f"""
   s.set_aside_reason is not null and s.set_aside_reason not in {OWES_NOTHING}
   and s.enabled and s.paused_at is null and s.deleted_at is null"""
+UNARMED: LiteralString = """
+  s.next_run_at is null and s.set_aside_reason is null
+  and s.enabled and s.paused_at is null and s.deleted_at is null"""
 
 _AFTER: LiteralString = """
 select s.schedule_id from carillon.schedules s where s.schedule_id > %(after)s and {kind}
@@ -71,6 +74,27 @@ async def after(connection: Connection, kind: LiteralString, schedule_id: int, l
     """The next schedules of a kind, BY_ZONE or SET_ASIDE, after this one."""
     rows = await connection.execute(_AFTER.format(kind=kind), {"after": schedule_id, "limit": limit})
     return [row[0] for row in await rows.fetchall()]
+
+
+# No index has them, because there are none: so many rows at a time are walked through.
+_UNARMED_AMONG: LiteralString = f"""
+with among as materialized (
+  select s.schedule_id, {UNARMED} as is_unarmed
+  from carillon.schedules s where s.schedule_id > %(after)s order by s.schedule_id limit %(rows)s
+)
+select coalesce(array_agg(schedule_id order by schedule_id) filter (where is_unarmed), '{{}}'),
+  max(schedule_id), count(*)
+from among"""
+
+
+async def unarmed_among(connection: Connection, schedule_id: int, rows: int) -> tuple[list[int], int]:
+    """Which of the next `rows` schedules after this one nobody would tick although they are enabled, and after which
+    one to look next: 0 to begin again."""
+    cursor = await connection.execute(_UNARMED_AMONG, {"after": schedule_id, "rows": rows})
+    row = await cursor.fetchone()
+    assert row is not None
+    unarmed, last, count = row
+    return unarmed, last if count == rows else 0
 
 
 async def still(connection: Connection, kind: LiteralString, schedule_ids: Iterable[int]) -> list[int]:

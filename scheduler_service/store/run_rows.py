@@ -34,6 +34,12 @@ ENDED_COLUMNS = """
   r.error, r.cancel_requested_at, null::jsonb as progress, false as blocked"""
 
 
+# Only runs by hand and tests try others again: for scheduled ones, nothing is looked up. A sub-select is always a
+# look-up by the key, and for those rows only that somebody fetches; a join may read the whole table for a page.
+_RETRY_OF = """case when r.trigger in ('MANUAL', 'TEST')
+    then (select t.retry_of from carillon.retries t where t.run_id = r.run_id) end"""
+
+
 def with_names(runs: str, *, payload: str = "r.payload") -> str:
     """A statement of everything a Run holds, newest first, around one that selects the columns above.
 
@@ -45,7 +51,8 @@ select r.run_id, r.service, r.job, r.tenant_id, coalesce(r.schedule, '') as sche
   coalesce(r.time_zone, '') as time_zone, r.run_after, r.created_at, r.started_at, r.finished_at, r.duration,
   r.triggered_by, r.origin, r.labels, {payload}::text as payload, r.attempt, r.max_attempts,
   coalesce(r.session_worker, r.worker) as worker, r.items_processed, r.items_succeeded, r.items_failed,
-  r.metrics::text as metrics, r.metadata::text as metadata, r.error, r.cancel_requested_at, r.progress, r.blocked
+  r.metrics::text as metrics, r.metadata::text as metadata, r.error, r.cancel_requested_at, r.progress, r.blocked,
+  {_RETRY_OF} as retry_of
 from (
   select r.*, j.service, j.job, s.schedule, w.worker as session_worker
   from ({runs}) r
@@ -112,4 +119,5 @@ def run_of(row: Row[Any]) -> Run:
         progress=Progress.from_document(row.progress),
         error=RunError.from_document(row.error),
         cancel_requested_at=row.cancel_requested_at,
+        retry_of=row.retry_of,
     )

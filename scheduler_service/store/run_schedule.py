@@ -24,10 +24,10 @@ for no key update of s""")
 _INSERT = text("""
 insert into carillon.live_runs
   (run_id, schedule_id, revision, job_id, tenant_id, route, trigger, exclusive, blocked, scheduled_for, run_after,
-   created_at, triggered_by, labels, payload, max_attempts, retry_delay, attempt_timeout, run_timeout, cancel_grace)
+   created_at, triggered_by, labels, payload, max_attempts, attempt_timeout, run_timeout, cancel_grace)
 select :run_id, s.schedule_id, s.revision, s.job_id, s.tenant_id, j.route, 'MANUAL', j.overlap <> 'ALLOW_ALL',
   j.overlap <> 'ALLOW_ALL', :now, :now, :now, :triggered_by, j.labels || s.labels, cast(:payload as jsonb),
-  j.max_attempts, j.retry_delay, j.attempt_timeout, j.run_timeout, j.cancel_grace
+  j.max_attempts, j.attempt_timeout, j.run_timeout, j.cancel_grace
 from carillon.schedules s join carillon.jobs j using (job_id)
 where s.schedule_id = :schedule_id""")
 

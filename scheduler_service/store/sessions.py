@@ -40,12 +40,18 @@ where s.session_id = %(session_id)s and s.principal = %(principal)s and s.worker
 returning s.stream
 """
 
+# A session that somebody has locked (an alone run is claimed, a hand is in the database) keeps no other waiting.
 _EXTEND = """
+with b as materialized (
+  select l.session_id, g.stream
+  from unnest(%(session_ids)s::uuid[], %(streams)s::bigint[]) g(session_id, stream)
+  join carillon.sessions l on l.session_id = g.session_id
+  order by l.session_id for no key update of l skip locked
+)
 update carillon.sessions s set
   heartbeat_at = case when s.stream = b.stream then t.now else s.heartbeat_at end,
   expires_at = case when s.stream = b.stream then t.now + %(lease)s * interval '1 second' else s.expires_at end
-from unnest(%(session_ids)s::uuid[], %(streams)s::bigint[]) b(session_id, stream),
-     (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) t
+from b, (select coalesce(%(now)s::timestamptz, clock_timestamp()) as now) t
 where s.session_id = b.session_id
 returning s.session_id, s.stream
 """
@@ -109,7 +115,7 @@ async def extend_leases(
     connection: Connection, streams: dict[UUID, int], *, lease: float, now: datetime | None = None
 ) -> dict[UUID, int]:
     """Extends the lease of each session whose newest stream is the given one. Answers the newest stream of each that
-    is there: another number means that the lease was not extended."""
+    is there and not locked by somebody: another number means that the lease was not extended."""
     session_ids = sorted(streams)  # in one order everywhere, or two replicas could wait for each other
     cursor = await connection.execute(
         _EXTEND,

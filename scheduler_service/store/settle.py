@@ -16,7 +16,7 @@ from scheduler_service.domain.settling import Decision
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.store import arrays
 from scheduler_service.store.buffering import KeptOut, place_kept_out
-from scheduler_service.store.claim import labels_of
+from scheduler_service.store.claim import MOST_BYTES, bytes_of, labels_of
 from scheduler_service.store.due import DueSchedule
 from scheduler_service.store.owed_runs import (
     LIVE_COLUMNS,
@@ -98,6 +98,9 @@ inserted as (
 )
 select uuid_send(run_id) from inserted"""
 
+# What is larger is pending first, and claimed a few at a time.
+_SEATED_BYTES = MOST_BYTES // 500
+
 _SETTLE_CLAIMED: LiteralString = f"""
 {_MOVED} {_MISSED}
 held as materialized (
@@ -112,6 +115,7 @@ inserted as (
     case when h.claim_id is not null then %(now)s + j.attempt_timeout end
   from {RUNS} {_OF_ITS_SCHEDULE}
   left join held h on h.session_id = r.session_id
+    and {bytes_of("j.config")} + {bytes_of("s.config")} <= {_SEATED_BYTES}
   {_ONE_PER_SCHEDULE}
   returning run_id, claim_id, payload, labels
 )

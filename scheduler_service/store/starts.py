@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.store.arrays import plain
 from scheduler_service.store.sessions import Connection
 
@@ -27,6 +28,14 @@ where r.run_id = s.run_id and r.attempt = s.attempt and r.claim_id = s.claim_id 
 returning r.run_id
 """
 
+_TAKEN_AWAY = """
+select b.run_id, b.attempt, b.claim_id
+from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(claim_ids)s::bigint[], %(session_ids)s::uuid[])
+  b(run_id, attempt, claim_id, session_id)
+join carillon.live_runs l on l.run_id = b.run_id
+where (l.attempt, l.claim_id, l.session_id) is distinct from (b.attempt, b.claim_id, b.session_id)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -43,15 +52,20 @@ async def record_starts(connection: Connection, starts: Sequence[Start], *, now:
     """Notes when attempts began, and sets their deadlines and their runs'. Answers the runs that changed; an attempt
     that its session no longer holds, or that was noted before, is left alone."""
     ordered = sorted(starts, key=lambda start: start.run_id)
-    cursor = await connection.execute(
-        _START,
-        {
-            "run_ids": plain(start.run_id for start in ordered),
-            "attempts": plain(start.attempt for start in ordered),
-            "claim_ids": plain(start.claim_id for start in ordered),
-            "session_ids": plain(start.session_id for start in ordered),
-            "ages": plain(start.age for start in ordered),
-            "now": now,
-        },
-    )
+    ages = plain(start.age for start in ordered)
+    cursor = await connection.execute(_START, _arrays(ordered) | {"ages": ages, "now": now})
     return [row[0] for row in await cursor.fetchall()]
+
+
+async def taken_away(connection: Connection, starts: Sequence[Start]) -> set[AttemptRef]:
+    """Those of these attempts whose run lives on, but no longer in these hands: it is free, or another's."""
+    return {AttemptRef(*row) for row in await (await connection.execute(_TAKEN_AWAY, _arrays(starts))).fetchall()}
+
+
+def _arrays(starts: Sequence[Start]) -> dict[str, object]:
+    return {
+        "run_ids": plain(start.run_id for start in starts),
+        "attempts": plain(start.attempt for start in starts),
+        "claim_ids": plain(start.claim_id for start in starts),
+        "session_ids": plain(start.session_id for start in starts),
+    }

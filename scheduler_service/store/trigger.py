@@ -62,10 +62,10 @@ async def insert_runs(tx: Transaction, new: NewRuns) -> None:
         text("""
 insert into carillon.live_runs
   (run_id, job_id, tenant_id, route, trigger, exclusive, scheduled_for, run_after, created_at, triggered_by, origin,
-   labels, payload, max_attempts, retry_delay, attempt_timeout, run_timeout, cancel_grace)
+   labels, payload, max_attempts, attempt_timeout, run_timeout, cancel_grace)
 select wanted.run_id, j.job_id, wanted.tenant_id, j.route, cast(:trigger as carillon.trigger_source), false,
   :now, :now, :now, :triggered_by, :origin, cast(:labels as jsonb), cast(:payload as jsonb),
-  j.max_attempts, j.retry_delay, j.attempt_timeout, j.run_timeout, j.cancel_grace
+  j.max_attempts, j.attempt_timeout, j.run_timeout, j.cancel_grace
 from carillon.jobs j, unnest(cast(:run_ids as uuid[]), cast(:tenants as text[])) as wanted (run_id, tenant_id)
 where j.job_id = :job_id"""),
         {

@@ -5,7 +5,9 @@ run for which others wait is `followed`: that tells whoever ends it to give its 
 transaction. docs/adr/0003-the-run-with-the-turn-knows-that-others-wait.md says why nobody is forgotten.
 
 The order of locks: the schedule (by whoever adds a run to it), then its run with the turn, then those that wait; of
-several schedules, first all the runs with a turn, by id.
+several schedules, first all the runs with a turn, by id. Who locks many runs finds them first: one that gets its turn
+in between is locked out of order. Should two transactions meet so, the database ends one of them; completion, the
+reaper and calls (rpc/calls.py) then do theirs again.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What was owed is read from the revisions and from the job's changes, as they say it once the pause is taken back. What a
 revision owed that is no longer in force is not run any more, because no edit fires an old occurrence: it is recorded as
-missed.
+missed. So is what somebody had run meanwhile (a backfill, a retry): no occurrence is run twice.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ async def of_schedule(
         for each in timeline([resumed], changes, tx.now)
         if each.owing and each.until > since
     ]
-    return _decided(in_force, tuple(owing), tx.now, wanted) if owing else None
+    caught_up = _decided(in_force, tuple(owing), tx.now, wanted) if owing else None
+    if caught_up is None:
+        return None
+    return caught_up.without(await store.remedied_of_schedule(tx, schedule.schedule_id, since))
 
 
 async def carry_out(tx: Transaction, schedule: Schedule, jitter: timedelta, caught_up: CaughtUp | None) -> int:
@@ -87,15 +90,21 @@ async def carry_out(tx: Transaction, schedule: Schedule, jitter: timedelta, caug
 
 async def plan_of_job(tx: Transaction, job_id: int, since: datetime, wanted: Wish) -> CatchUpPlan:
     """What all schedules of a job catch up from an instant on, in numbers."""
+    remedied = await store.remedied_of_job(tx, job_id, since)
     plan = NOTHING
-    async for alike in pausing.count_owing(tx, job_id, since):
+    async for alike in (pausing.list_owing if remedied else pausing.count_owing)(tx, job_id, since):
         if caught_up := _of(alike, tx.now, wanted):
-            plan += caught_up.plan().times(alike.schedules)
+            differing = [each.schedule_id for each in alike.members if each.schedule_id in remedied]
+            if same := alike.schedules - len(differing):
+                plan += caught_up.plan().times(same)
+            for schedule_id in differing:
+                plan += caught_up.without(remedied[schedule_id]).plan()
     return plan
 
 
 async def carry_out_for_job(tx: Transaction, job_id: int, since: datetime, wanted: Wish) -> int:
     """Catches up for all schedules of a locked job that no tick is at; answers how many runs that made."""
+    remedied = await store.remedied_of_job(tx, job_id, since)
     made = size = 0
     batch: list[CaughtUpSchedule] = []
     async for alike in pausing.list_owing(tx, job_id, since):
@@ -103,8 +112,9 @@ async def carry_out_for_job(tx: Transaction, job_id: int, since: datetime, wante
         if caught_up is None or not (caught_up.spans or caught_up.missed):
             continue
         for each in alike.members:
-            runs = list(caught_up.runs(each.schedule_id, each.jitter, tx.now))
-            batch.append(CaughtUpSchedule(each.schedule_id, each.revision, runs, caught_up.missed))
+            left = caught_up.without(remedied.get(each.schedule_id, ()))
+            runs = list(left.runs(each.schedule_id, each.jitter, tx.now))
+            batch.append(CaughtUpSchedule(each.schedule_id, each.revision, runs, left.missed))
             size += 1 + len(runs)
             if size >= _BATCH:
                 made += await store.write(tx, batch)

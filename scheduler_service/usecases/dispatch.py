@@ -6,7 +6,9 @@ and only drained routes may have runs claimed the moment they are made, or those
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -18,6 +20,7 @@ from psycopg.rows import TupleRow
 from scheduler_service.domain.attempt import ClaimedRun
 from scheduler_service.store import claim as store
 from scheduler_service.store.claim import Claim
+from scheduler_service.usecases.alone import AloneRuns
 from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
@@ -49,9 +52,10 @@ class Seats:
         while line:
             turn = self._turns.get(route, 0) % len(line)
             session = line[turn]
-            if session.credit > 0:
+            if session.takes_more:
                 self._turns[route] = turn + 1
                 session.credit -= 1
+                session.seated += 1
                 self._taken[session] = self._taken.get(session, 0) + 1
                 return session.session_id
             del line[turn]
@@ -59,20 +63,23 @@ class Seats:
 
     def give_back(self, used: dict[tuple[UUID, int], list[ClaimedRun]]) -> None:
         """Returns the credit of seats that no run took."""
+        taken = Counter[UUID]()
         for (session_id, _), runs in used.items():
-            self._taken[self.session(session_id)] -= len(runs)
-        for session, unused in self._taken.items():
-            session.credit += unused
+            taken[session_id] += len(runs)
+        for session, seats in self._taken.items():
+            session.credit += seats - taken[session.session_id]
+            session.seated -= seats
 
     def session(self, session_id: UUID) -> ConnectedSession:
         return next(each for each in self._taken if each.session_id == session_id)
 
 
 class Dispatcher:
-    """Hands runs to the sessions of this replica."""
+    """Hands runs to the sessions of this replica. `clock`: monotonic, in seconds."""
 
-    def __init__(self, sessions: Sessions, wakeups: Wakeups) -> None:
+    def __init__(self, sessions: Sessions, wakeups: Wakeups, clock: Callable[[], float] = time.monotonic) -> None:
         self._sessions = sessions
+        self._alone = AloneRuns(sessions, clock)
         self._wakeups = wakeups
         self._drained: set[str] = set()
         self._backlog = False
@@ -93,27 +100,34 @@ class Dispatcher:
             seats.session(session_id).outbound.assign(claim_id, runs)
 
     def has_work(self) -> bool:
-        """Whether a session with credit serves a route that is not known to be drained."""
-        return any(session.credit > 0 and not session.routes <= self._drained for session in self._sessions)
+        """Whether a session that takes more serves a route that is not known to be drained, or it is time to look after
+        runs that are to be alone."""
+        return self._alone.is_due() or any(
+            session.takes_more and not session.routes <= self._drained for session in self._sessions
+        )
+
+    def seconds_to_alone(self) -> float:
+        """How long until runs that are to be alone are looked after; infinite if there are none."""
+        return self._alone.seconds_to_next()
 
     async def seconds_to_next(self, connection: Connection) -> float | None:
         """How long until a run may be handed over that waits for its time; None if none does, or nobody can take
         one."""
-        routes = frozenset[str]().union(*(each.routes for each in self._sessions if each.credit > 0))
+        routes = frozenset[str]().union(*(each.routes for each in self._sessions if each.takes_more))
         return await store.seconds_to_next(connection, routes) if routes else None
 
     async def dispatch(self, connection: Connection, *, now: datetime | None = None) -> int:
         """One claim for each session that can take more; answers how many runs were handed over."""
-        handed = 0
-        hungry = sorted((each for each in self._sessions if each.credit > 0), key=lambda each: -each.credit)
+        handed = await self._alone.step(connection, self._drained, now) if self._alone.is_due() else 0
+        hungry = sorted((each for each in self._sessions if each.takes_more), key=lambda each: -each.credit)
         share = BATCH if self._backlog or len(hungry) == 1 else TURN
         for session in hungry:
-            limit = min(session.credit, share)
+            limit = min(session.credit, share) if session.takes_more else 0
             if limit > 0 and (routes := self._in_turn(session.routes - self._drained)):
                 # Set aside while the claim is under way: a tick beside it seats runs from the same credit.
                 session.credit -= limit
                 try:
-                    claim = await store.claim(connection, session.session_id, routes, limit, now)
+                    claim = await store.claim(connection, session.session_id, routes, limit, now, stream=session.stream)
                 finally:
                     session.credit += limit
                 handed += self._hand_out(session, routes, claim)
@@ -130,7 +144,7 @@ class Dispatcher:
 
     def _hand_out(self, session: ConnectedSession, routes: Sequence[str], claim: Claim | None) -> int:
         if claim is None:
-            _log.info("a session's lease has ended, it gets nothing more", session_id=str(session.session_id))
+            _log.info("a session has ended or gone elsewhere, it gets nothing more", session_id=str(session.session_id))
             session.credit = 0
             return 0
         self._backlog = not claim.emptied

@@ -3,14 +3,18 @@
 In charge: the `sessions` row. It outlives streams; the newest stream counts, which a heartbeat finds out in the same
 statement that extends the lease. Heartbeats are written in groups, and acknowledged once they are committed. What
 arrives here is timed by this process's monotonic clock; everything else by the database's.
+
+A replica whose step is held up loses every session that it serves. So nothing in it waits for what somebody has locked,
+or not for long: that is left to the next heartbeat (usecases/taking_back.py for the runs).
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -18,18 +22,18 @@ import structlog
 
 from scheduler_service.domain.access import ANY_SERVICE, Action, Principal, Resource, require
 from scheduler_service.domain.errors import Conflict, Forbidden, Refusal, Replaced
-from scheduler_service.domain.returns import HeldRun, after_goodbye, after_loss
+from scheduler_service.domain.repairs import Repair
+from scheduler_service.domain.returns import HeldRun, after_goodbye
 from scheduler_service.store import reap
 from scheduler_service.store import sessions as store
 from scheduler_service.store.database import Database
 from scheduler_service.store.errors import is_database_away
+from scheduler_service.usecases.clock_watch import ClockWatch
 from scheduler_service.usecases.sessions import ConnectedSession, Outbound, Sessions
+from scheduler_service.usecases.taking_back import Listed, TakingBack
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 log = structlog.get_logger()
-
-IN_FLIGHT_SECONDS = 5.0
-"""A claim that is younger than this when a list of held claims arrives may still have been on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class _Beat:
 
 
 class Leases:
-    """The leases of the sessions that are connected to this replica. `wakeup` is set when `step` has work."""
+    """The leases of the sessions that are connected to this replica. `wakeup` is set when `step` has work. `watch`: of
+    the clocks, for all of the replica that goes by the database's."""
 
     def __init__(
         self,
@@ -79,20 +84,31 @@ class Leases:
         replica: str,
         lease: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
+        watch: ClockWatch | None = None,
     ) -> None:
         self.wakeup = Wakeup()
+        self.watch = watch or ClockWatch(lease)
         self._database = database
         self._sessions = sessions
         self._wakeups = wakeups
         self._replica = replica
+        self._taking_back = TakingBack(sessions, replica, clock)
         self._lease = lease
         self._clock = clock
         self._leases: dict[ConnectedSession, _Lease] = {}
         self._beats: dict[UUID, _Beat] = {}
 
-    async def open(self, principal: Principal, hello: Hello, stream: WorkStream) -> ConnectedSession:
+    @property
+    def repairs(self) -> Counter[Repair]:
+        """What it took back from workers that never got it."""
+        return self._taking_back.repairs.counts
+
+    async def open(
+        self, principal: Principal, hello: Hello, stream: WorkStream, *, now: datetime | None = None
+    ) -> ConnectedSession:
         """A stream said Hello: it is its session's newest from now on. Refuses routes that the principal may not
-        serve, and with SESSION_LOST a session that says it holds runs but is gone."""
+        serve, and with SESSION_LOST a session that says it holds runs but is gone. `now` steps the database's clock in
+        tests, here and below."""
         _require_routes(principal, hello.routes)
         row = store.SessionRow(
             hello.session_id, hello.worker, hello.client, _holder(principal), hello.routes, self._replica
@@ -101,7 +117,7 @@ class Leases:
         async with self._database.as_engine() as pooled:
             connection = await store.driver_connection(pooled)
             begin = store.resume_session if hello.held_claims else store.open_session
-            number = await begin(connection, row, lease=self._lease)
+            number = await begin(connection, row, lease=self._lease, now=now)
         if number is None:
             raise _lost("its lease has ended, or another service or worker began it")
         session = ConnectedSession(
@@ -125,10 +141,12 @@ class Leases:
         """A heartbeat arrived. It is acknowledged once the lease is extended."""
         if (lease := self._leases.get(session)) is not None:
             lease.heard_at = self._clock()
+            if session.quiet:
+                self._sessions.fall_quiet(session, False)
             self._beats[session.session_id] = _Beat(session, sequence, held_claims, lease.heard_at)
             self.wakeup.set()
 
-    async def leave(self, session: ConnectedSession) -> None:
+    async def leave(self, session: ConnectedSession, *, now: datetime | None = None) -> None:
         """The worker said Goodbye: its session ends, and what it still holds is free again."""
         self.close(session)
         async with self._database.as_engine() as pooled:
@@ -136,10 +154,10 @@ class Leases:
             worker = await store.close_session(connection, session.session_id, session.stream)
             if worker is None:
                 return
-            now = await store.database_now(connection)
-            held = await reap.held_by(connection, [session.session_id])
+            now = now or await store.database_now(connection)
+            held = await reap.held_by_ended(connection, {session.session_id: worker})
             returns = [(run, after_goodbye(run, now)) for run in held]
-            await reap.carry_out(connection, returns, now, ended_sessions={session.session_id: worker})
+            await reap.carry_out(connection, returns, now)
         self._tell(held)
 
     def close(self, session: ConnectedSession) -> None:
@@ -158,8 +176,10 @@ class Leases:
 
     async def step(self, connection: store.Connection, *, now: datetime | None = None) -> bool:
         """Writes the heartbeats that have arrived, and takes back what their sessions do not know that they hold.
-        Ends streams that fell silent for a whole lease. Answers whether there was anything to do."""
+        Streams that fell silent get no more runs after a third of a lease, and end after a whole one. Answers whether
+        there was anything that could be done."""
         self._end_silent()
+        self._note_quiet()
         beats, self._beats = self._beats, {}
         if not beats:
             return False
@@ -168,17 +188,27 @@ class Leases:
             await self._take_back(connection, counted, now)
         except Exception as error:
             if is_database_away(error):
-                self._beats = beats | self._beats
+                self._put_back(beats)
             raise
-        return True
+        return any(self._beats.get(session_id) is not beat for session_id, beat in beats.items())
+
+    def _put_back(self, beats: dict[UUID, _Beat]) -> None:
+        """They could not be written. What came after them counts instead."""
+        still_here = {session_id: beat for session_id, beat in beats.items() if beat.session in self._leases}
+        self._beats = still_here | self._beats
 
     async def _extend(
         self, connection: store.Connection, beats: dict[UUID, _Beat], now: datetime | None
     ) -> list[_Beat]:
         streams = {session_id: beat.session.stream for session_id, beat in beats.items()}
         newest = await store.extend_leases(connection, streams, lease=self._lease, now=now)
+        left = beats.keys() - newest.keys()
+        locked = await store.workers_of(connection, left) if left else {}
+        self._put_back({session_id: beats[session_id] for session_id in locked})
         counted = []
         for session_id, beat in beats.items():
+            if session_id in locked:
+                continue
             if (number := newest.get(session_id)) is None:
                 self._end(beat.session, _lost("its lease has ended"))
             elif number != beat.session.stream:
@@ -196,27 +226,24 @@ class Leases:
     async def _take_back(self, connection: store.Connection, beats: list[_Beat], now: datetime | None) -> None:
         if not beats:
             return
-        async with connection.transaction():
-            now = now or await store.database_now(connection)
-            elapsed = self._clock()
-            lists = [
-                reap.HeldClaims(
-                    beat.session.session_id,
-                    now - timedelta(seconds=elapsed - beat.arrived + IN_FLIGHT_SECONDS),
-                    beat.claims,
-                )
-                for beat in beats
-            ]
-            runs = await reap.held_unknown_to_their_sessions(connection, lists)
-            await reap.carry_out(connection, [(run, after_loss(run, now)) for run in runs], now)
-        if runs:
-            log.warning("runs taken back that their worker never got", runs=[str(run.run_id) for run in runs])
-            self._tell(runs)
+        now = now or await store.database_now(connection)
+        elapsed = self._clock()
+        if self.watch.trusts(now, elapsed):
+            lists = [Listed(beat.session.session_id, elapsed - beat.arrived, beat.claims) for beat in beats]
+            self._tell(await self._taking_back.step(connection, lists, now))
 
     def _end_silent(self) -> None:
         silent_since = self._clock() - self._lease
         for session in [s for s, lease in self._leases.items() if lease.heard_at < silent_since]:
             self._end(session, _lost(f"no heartbeat came for {self._lease:g} s"))
+
+    def _note_quiet(self) -> None:
+        """After as long as a worker waits for an answer before it tries another replica."""
+        quiet_since = self._clock() - self._lease / 3
+        for session, lease in self._leases.items():
+            if lease.heard_at < quiet_since and not session.quiet:
+                self._sessions.fall_quiet(session, True)
+                log.info("a worker is not heard and gets no more runs", session=str(session.session_id))
 
     def _end(self, session: ConnectedSession, refusal: Refusal) -> None:
         lease = self._leases.get(session)

@@ -1,4 +1,4 @@
-"""Whether this replica can do its work: the database answers, its schema is the one this code knows, and nobody has
+"""Whether this replica can do its work: the database answers, this code can work with its schema, and nobody has
 weakened what keeps callers apart."""
 
 from __future__ import annotations
@@ -7,15 +7,22 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+import structlog
+
 from scheduler_service.domain.access import ANONYMOUS
 from scheduler_service.store.catalogue import catalogue_problem
+from scheduler_service.store.connection import answering_within
 from scheduler_service.store.database import Database
 from scheduler_service.store.errors import MigrationRefused, lacks_rights, translate
 from scheduler_service.store.login_check import login_problem
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE
-from scheduler_service.store.migrations import schema_problem
+from scheduler_service.store.migrations import Schema, expected_version, look_at_schema
+
+log = structlog.get_logger()
 
 INSPECTION_SECONDS = 60.0
+# What does not answer for so long is no database to work with.
+_PATIENCE = 5.0
 
 
 class Readiness:
@@ -33,6 +40,8 @@ class Readiness:
         self._migrate = migrate
         self._clock = clock
         self._inspect_at = 0.0
+        self._newer = 0
+        self._was_read_only = False
         self.problem: str | None = "it has not looked at its database yet"
         self.advice: list[str] = []
 
@@ -62,8 +71,18 @@ class Readiness:
 
     async def _check(self) -> str | None:
         try:
-            async with self._database.acting_for(ANONYMOUS) as tx:
-                problem = await schema_problem(tx.connection)
+            with answering_within(_PATIENCE):
+                async with self._database.acting_for(ANONYMOUS) as tx:
+                    takes_changes = await tx.takes_changes()
+                    schema = await look_at_schema(tx.connection)
+            if not takes_changes or self._was_read_only:
+                # The address may lead to another server by now; what was opened meanwhile may still be with the first.
+                await self._database.forget_connections()
+            self._was_read_only = not takes_changes
+            if not takes_changes:
+                return "the database takes no changes: it is read-only, or a standby"
+            self._tell_of_newer(schema)
+            problem = schema.problem
             if problem is None and (self.problem is not None or self._clock() >= self._inspect_at):
                 problem = await self._inspect()
                 self._inspect_at = self._clock() + INSPECTION_SECONDS
@@ -72,6 +91,16 @@ class Readiness:
             return problem
         except Exception as error:
             return _said(error)
+
+    def _tell_of_newer(self, schema: Schema) -> None:
+        """Once for each version."""
+        if schema.is_newer and schema.problem is None and schema.version != self._newer:
+            self._newer = schema.version
+            log.info(
+                "a newer release has migrated the schema; this one works on, and no longer compares all of it",
+                schema=schema.version,
+                known=expected_version(),
+            )
 
     async def _inspect(self) -> str | None:
         """What in the catalogue makes it unsafe to serve."""
@@ -84,9 +113,10 @@ class Readiness:
 
 
 def _said(error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0]
+    first_line = str(error).strip().partition("\n")[0]
     if lacks_rights(error):
         return f"a login lacks its role's rights, which `python -m scheduler_service migrate` gives it ({first_line})"
-    if (refusal := translate(error)) is None:
-        raise error
-    return f"{refusal.message} ({first_line})"
+    refusal = translate(error)
+    # What nobody foresaw may pass as well: whoever looks goes on looking.
+    said = refusal.message if refusal else f"looking at the database failed with {type(error).__name__}"
+    return f"{said} ({first_line})"

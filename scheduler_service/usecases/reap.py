@@ -1,96 +1,62 @@
 """What sessions will not finish: the reaper's step. Any number of replicas take it; there is no leader.
 
 In charge: the database's clock. A replica that sees it jump (its own monotonic clock says that another time passed)
-does nothing that depends on it for one lease, so that a corrected clock does not end every session at once.
+does nothing that depends on it for one lease, nor in its first seconds: see usecases/clock_watch.py.
+
+What is stuck is found, locked, decided about and changed in small transactions that wait for nobody for long: replicas
+share the work, and a row that cannot be mended keeps no other waiting (usecases/mending.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 
 from scheduler_service.domain.attempt import AttemptRef
-from scheduler_service.domain.returns import (
-    Charged,
-    Ended,
-    Freed,
-    HeldRun,
-    Return,
-    after_grace,
-    after_loss,
-    after_timeout,
-)
-from scheduler_service.domain.run import RunState
-from scheduler_service.store import reap, turns
+from scheduler_service.domain.repairs import SHOWN, Repair, Repaired
+from scheduler_service.domain.returns import HeldRun, Return, after_grace, after_loss, after_timeout
+from scheduler_service.domain.run import run_name
+from scheduler_service.store import reap, stuck, turns
+from scheduler_service.store.schedule_names import names_of
 from scheduler_service.store.sessions import Connection, database_now, end_expired_sessions
 from scheduler_service.usecases.leases import Leases
+from scheduler_service.usecases.mending import IN_THE_WAY, OF_SOME_ROWS, TRIES, Look, Mender, Reaped, patiently
 from scheduler_service.usecases.sessions import Sessions
+from scheduler_service.usecases.set_aside import SetAside
 from scheduler_service.usecases.wakeups import Topic, Wakeups
+
+__all__ = ["Cancels", "Reaped", "Reaper"]
 
 log = structlog.get_logger()
 
 TIMEOUT_MARGIN = timedelta(seconds=10)
 """How long after a deadline the scheduler waits for the worker itself to say so."""
-OVERDUE_SECONDS = 5.0
-"""How often claimed runs are looked through for overdue ones: the one look that reads them all."""
-CLOCK_TOLERANCE = 2.0
-_LIMIT = 500
-
-Decided = tuple[HeldRun, Return]
+LOOK_THROUGH_SECONDS = 5.0
+"""How often claimed runs are looked through for overdue ones, and for those whose session is gone."""
+LIMIT = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What one step did: sessions that it ended, and runs that it freed, charged with an attempt, and ended.
-    `released`: runs that got their turn although nobody had left it to them, which should not happen."""
-
-    sessions: int = 0
-    freed: int = 0
-    charged: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    released: int = 0
-
-    def __bool__(self) -> bool:
-        return any(astuple(self))
-
-    def __add__(self, other: Reaped) -> Reaped:
-        return Reaped(
-            self.sessions + other.sessions,
-            self.freed + other.freed,
-            self.charged + other.charged,
-            self.failed + other.failed,
-            self.cancelled + other.cancelled,
-            self.released + other.released,
-        )
+def _grace_over(run: HeldRun, _now: datetime) -> Return:
+    return after_grace(run)
 
 
-@dataclass(slots=True)
-class ClockWatch:
-    """Compares the passing of time by two clocks. After they disagreed by over 2 s it trusts neither for `lease`
-    seconds."""
+def _kind_of_stop(run: HeldRun) -> Repair:
+    return Repair.STOP_FORGOTTEN if run.session_id is None else Repair.CANCEL_GRACE
 
-    lease: float
-    _last: tuple[datetime, float] | None = None
-    _suspended_until: float = field(default=float("-inf"))
 
-    def trusts(self, now: datetime, monotonic: float) -> bool:
-        if self._last is not None:
-            passed, ticked = (now - self._last[0]).total_seconds(), monotonic - self._last[1]
-            if abs(passed - ticked) > CLOCK_TOLERANCE:
-                self._suspended_until = monotonic + self.lease
-                log.warning("clocks disagree; reaping is suspended", database=passed, here=ticked, seconds=self.lease)
-        self._last = (now, monotonic)
-        return monotonic >= self._suspended_until
+_GRACE_OVER = Look(stuck.GRACE_OVER, _grace_over, _kind_of_stop)
+_RUN_OVERDUE = Look(stuck.RUN_OVERDUE, after_timeout, lambda _: Repair.RUN_TIMEOUT)
+_OVERDUE = Look(stuck.OVERDUE, after_timeout, lambda _: Repair.ATTEMPT_OVERDUE)
 
 
 class Reaper:
-    """Ends lost sessions and returns their runs; ends what is over its deadline or its grace."""
+    """Ends lost sessions and returns their runs; ends what is over its deadline or its grace; mends what should not
+    be. `replica` signs what it tells the audit trail. `clock` is the one that `leases` go by."""
 
     def __init__(
         self,
@@ -98,74 +64,159 @@ class Reaper:
         leases: Leases,
         wakeups: Wakeups,
         *,
-        lease: float = 30.0,
+        replica: str = "-",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions = sessions
         self._leases = leases
         self._wakeups = wakeups
         self._clock = clock
-        self._watch = ClockWatch(lease)
+        self._watch = leases.watch
+        self._mender = Mender(replica, clock, self._stop)
         self._look_through_at = float("-inf")
+        # The sessions that were ended last, and their workers' names.
+        self._ended: Mapping[UUID, str] = {}
         self._looked_for_turns_until = 0
+        self._looked_for_records_until = UUID(int=0)
+        self._sessions_aside: SetAside[None] = SetAside()
+
+    @property
+    def repairs(self) -> Counter[Repair]:
+        """What it mended, and what this replica's leases took back, by kind."""
+        return self._mender.repairs.counts + self._leases.repairs
+
+    @property
+    def set_aside(self) -> int:
+        """How much it cannot mend, and goes on without."""
+        return self._mender.set_aside
 
     async def step(self, connection: Connection, *, now: datetime | None = None) -> Reaped:
         """Looks once for everything that is to be reaped, and does it. `now` steps the database's clock in tests."""
         now = now or await database_now(connection)
         if not self._watch.trusts(now, self._clock()):
             return Reaped()
-        reaped = await self._reap_lost(connection, now) + await self._reap_overdue(connection, now)
+        reaped = await self._reap_lost(connection, now)
+        reaped += await self._mender.mend(connection, _GRACE_OVER, now, limit=LIMIT)
+        reaped += await self._mender.mend(connection, _RUN_OVERDUE, now, limit=LIMIT)
+        reaped += await self._look_through(connection, now)
+        reaped += await self._remove_recorded(connection)
         reaped += await self._release_stranded(connection)
+        self._mender.tell_hopeless()
         if reaped:
             self._wakeups.wake(Topic.PENDING)
             self._wakeups.wake(Topic.RUNS)
         return reaped
 
     async def _reap_lost(self, connection: Connection, now: datetime) -> Reaped:
-        async with connection.transaction():
-            workers = await end_expired_sessions(connection, now=now)
-            runs = await reap.held_by(connection, list(workers)) if workers else []
-            decided = [(run, after_loss(run, now)) for run in runs]
-            await reap.carry_out(connection, decided, now, ended_sessions=workers)
-        self._leases.lost(workers)
-        for session_id, worker in workers.items():
-            log.warning("session lost", session=str(session_id), worker=worker)
-        _log("run of a lost session", decided)
-        return _counted(decided, sessions=len(workers))
+        try:
+            return await patiently(lambda: self._end_sessions(connection, now, with_runs=True))
+        except OF_SOME_ROWS:
+            # Their sessions end nevertheless; then each run is as one whose session is gone.
+            ended = await self._end_sessions_alone(connection, now)
+            return ended + await self._mend_gone(connection, now)
 
-    async def _reap_overdue(self, connection: Connection, now: datetime) -> Reaped:
+    async def _end_sessions_alone(self, connection: Connection, now: datetime) -> Reaped:
+        try:
+            return await self._end_sessions(connection, now, with_runs=False)
+        except IN_THE_WAY:
+            if self._sessions_aside.put_off(None, self._clock()):
+                return Reaped()
+            raise
+
+    async def _end_sessions(self, connection: Connection, now: datetime, *, with_runs: bool) -> Reaped:
         async with connection.transaction():
-            cancelled = await reap.past_cancel_grace(connection, now, limit=_LIMIT)
-            decided: list[Decided] = [(run, after_grace(run)) for run in cancelled]
-            late = await reap.overdue_while_waiting(connection, now, limit=_LIMIT)
-            late += await self._overdue(connection, now)
-            seen = {run.run_id for run in cancelled}
-            decided += [(run, after_timeout(run, now)) for run in late if run.run_id not in seen]
-            await reap.carry_out(connection, decided, now)
-        _log("run over its time", decided)
-        self._stop([run for run, _ in decided])
-        return _counted(decided)
+            await stuck.be_patient_briefly(connection)
+            workers = await end_expired_sessions(connection, now=now)
+            if not workers:
+                return Reaped()
+            ended = _ended(workers)
+            await self._mender.repairs.record(connection, [ended])
+            runs = await reap.held_by_ended(connection, workers, wait_for_locks=False) if with_runs else []
+            decided = [(run, after_loss(run, now)) for run in runs]
+            reaped, repaired = await self._mender.carry_out(connection, decided, now, lambda _: Repair.WORKER_LOST)
+        self._mender.repairs.tell([ended, *repaired])
+        self._leases.lost(workers)
+        # Somebody may have locked a run of theirs just then.
+        self._look_through_at = float("-inf")
+        self._ended = workers
+        return reaped + Reaped(sessions=len(workers))
+
+    async def _look_through(self, connection: Connection, now: datetime) -> Reaped:
+        """What needs a look at all claimed runs, or at all sessions that hold some."""
+        if self._clock() < self._look_through_at:
+            return Reaped()
+        self._mender.left_some = False
+        reaped = await self._mender.mend(connection, _OVERDUE, now, limit=LIMIT, stuck_at=now - TIMEOUT_MARGIN)
+        reaped += await self._mend_gone(connection, now)
+        await self._mender.forget_the_gone(connection)
+        if not reaped and not self._mender.left_some:
+            self._look_through_at = self._clock() + LOOK_THROUGH_SECONDS
+        return reaped
+
+    async def _mend_gone(self, connection: Connection, now: datetime) -> Reaped:
+        gone = Look(stuck.SESSION_GONE, after_loss, self._kind_of_loss)
+        return await self._mender.mend(connection, gone, now, limit=LIMIT, workers=self._ended)
+
+    def _kind_of_loss(self, run: HeldRun) -> Repair:
+        return Repair.WORKER_LOST if run.session_id in self._ended else Repair.SESSION_GONE
+
+    async def _remove_recorded(self, connection: Connection) -> Reaped:
+        """Looks at some of the live runs, at the next ones each time."""
+        found, self._looked_for_records_until = await stuck.find_recorded(
+            connection, self._looked_for_records_until, LIMIT
+        )
+        if not found:
+            return Reaped()
+        try:
+            return await patiently(lambda: self._remove(connection, found))
+        except IN_THE_WAY:
+            return Reaped()  # they are found again at the next way through
+
+    async def _remove(self, connection: Connection, found: Sequence[UUID]) -> Reaped:
+        async with connection.transaction():
+            await stuck.be_patient_briefly(connection)
+            removed = await stuck.remove_recorded(connection, found)
+            names, tenants = [run_name(each.run_id) for each in removed], frozenset(each.tenant for each in removed)
+            repaired = [Repaired(Repair.RECORDED_ALREADY, names, tenants)] if removed else []
+            await self._mender.repairs.record(connection, repaired)
+        self._mender.repairs.tell(repaired)
+        self._stop(removed)
+        return Reaped(removed=len(removed))
 
     async def _release_stranded(self, connection: Connection) -> Reaped:
         """Looks at some of the schedules with blocked runs, at the next ones each time."""
-        stranded, self._looked_for_turns_until = await turns.find_stranded(
-            connection, self._looked_for_turns_until, _LIMIT
-        )
-        if not stranded:
-            return Reaped()
-        released = await turns.release_stranded(connection, stranded)
-        log.warning("runs waited for a turn that nobody had; they have it now", schedules=stranded, runs=released)
+        found, self._looked_for_turns_until = await turns.find_stranded(connection, self._looked_for_turns_until, LIMIT)
+        resting = set(self._mender.turns_aside.resting(self._clock()))
+        stranded = [schedule_id for schedule_id in found if schedule_id not in resting]
+        return await self._release(connection, stranded) if stranded else Reaped()
+
+    async def _release(self, connection: Connection, stranded: Sequence[int], *, tries: int = TRIES) -> Reaped:
+        try:
+            return await patiently(lambda: self._release_together(connection, stranded), tries=tries)
+        except OF_SOME_ROWS as error:
+            if len(stranded) == 1:
+                return self._mender.set_turn_aside(stranded[0], error)
+            again = 1 if isinstance(error, IN_THE_WAY) else TRIES
+        middle = len(stranded) // 2
+        first = await self._release(connection, stranded[:middle], tries=again)
+        return first + await self._release(connection, stranded[middle:], tries=again)
+
+    async def _release_together(self, connection: Connection, stranded: Sequence[int]) -> Reaped:
+        async with connection.transaction():
+            await stuck.be_patient_briefly(connection)
+            released = await turns.release_stranded(connection, stranded)
+            repaired = await self._released(connection, stranded, released) if released else []
+            await self._mender.repairs.record(connection, repaired)
+        self._mender.turns_aside.forget(stranded)
+        self._mender.repairs.tell(repaired)
         return Reaped(released=released)
 
-    async def _overdue(self, connection: Connection, now: datetime) -> list[HeldRun]:
-        if self._clock() < self._look_through_at:
-            return []
-        runs = await reap.overdue(connection, now, margin=TIMEOUT_MARGIN, limit=_LIMIT)
-        if len(runs) < _LIMIT:
-            self._look_through_at = self._clock() + OVERDUE_SECONDS
-        return runs
+    async def _released(self, connection: Connection, schedule_ids: Sequence[int], runs: int) -> list[Repaired]:
+        named = await names_of(connection, schedule_ids)
+        tenants = frozenset(name.tenant for name in named)
+        return [Repaired(Repair.TURN_FREE, [str(name) for name in named], tenants, {"runs": runs})]
 
-    def _stop(self, runs: Sequence[HeldRun]) -> None:
+    def _stop(self, runs: Sequence[HeldRun | stuck.Removed]) -> None:
         """Tells workers that are connected here to stop what no longer counts."""
         for run in runs:
             session = self._sessions.get(run.session_id) if run.session_id is not None else None
@@ -199,19 +250,6 @@ class Cancels:
         return news
 
 
-def _counted(decided: Sequence[Decided], sessions: int = 0) -> Reaped:
-    kinds = [type(what) for _, what in decided]
-    states = [what.state for _, what in decided if isinstance(what, Ended)]
-    return Reaped(
-        sessions=sessions,
-        freed=kinds.count(Freed),
-        charged=kinds.count(Charged),
-        failed=states.count(RunState.FAILED),
-        cancelled=states.count(RunState.CANCELLED),
-    )
-
-
-def _log(event: str, decided: Sequence[Decided]) -> None:
-    for run, what in decided:
-        became = what.state.value if isinstance(what, Ended) else type(what).__name__.lower()
-        log.warning(event, run=str(run.run_id), attempt=run.attempt, became=became)
+def _ended(workers: Mapping[UUID, str]) -> Repaired:
+    names = [f"sessions/{session_id}" for session_id in sorted(workers)]
+    return Repaired(Repair.SESSION_LOST, names, details={"workers": sorted(set(workers.values()))[:SHOWN]})

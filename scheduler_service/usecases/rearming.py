@@ -6,12 +6,13 @@ one changes nothing, but its ticks arm what they settle by the old rules until i
 everything computed again for two hours, which is longer than replicas of two releases are meant to run side by side.
 
 Batches are small transactions, and a schedule that somebody holds is come back to: nobody waits for this, and it waits
-for nobody.
+for nobody. (Schedules that nobody ticks although nothing says why: usecases/unarmed.py.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import LiteralString
@@ -20,11 +21,14 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
+from scheduler_service.domain.repairs import Repair, Repaired
 from scheduler_service.domain.settling import Standing, next_start
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.domain.timing.release import is_newer_release
+from scheduler_service.store import audit
 from scheduler_service.store import rearming as store
 from scheduler_service.store.rearming import BY_ZONE, SET_ASIDE, Rules
+from scheduler_service.store.schedule_names import names_of
 
 BATCH = 200
 """Schedules of one transaction: some 30 ms of computing, with every timing new."""
@@ -48,6 +52,8 @@ class _Walk:
     is_through: bool = False
     seen: int = 0
     changed: int = 0
+    replica: str = "-"
+    repairs: Counter[Repair] = field(default_factory=Counter)
 
     @property
     def is_over(self) -> bool:
@@ -64,13 +70,26 @@ class _Walk:
                 changed = _changed(locked)
                 if changed:
                     await store.arm(connection, changed)
+                    await self._record(connection, changed)
         except BaseException:
             self.left += batch
             raise
         held = set(batch) - {each.schedule_id for each, _ in locked}
         self.left += await store.still(connection, self.kind, held) if held else []
         self._count(len(locked), len(changed))
+        if self.kind == SET_ASIDE:
+            self.repairs[Repair.SCHEDULE_SET_ASIDE] += len(changed)
         return bool(locked) or not self.is_through
+
+    async def _record(self, connection: Connection, changed: Mapping[int, datetime | None]) -> None:
+        """Times that follow a new tzdata release are no repair."""
+        if self.kind != SET_ASIDE:
+            return
+        named = await names_of(connection, changed)
+        tenants = frozenset(name.tenant for name in named)
+        repaired = Repaired(Repair.SCHEDULE_SET_ASIDE, [str(name) for name in named], tenants)
+        if (change := repaired.as_change()) is not None:
+            await audit.record_own(connection, self.replica, change)
 
     async def _next(self, connection: Connection) -> Sequence[int]:
         if self.is_through:
@@ -89,10 +108,13 @@ class _Walk:
 
 
 class Rearming:
-    """The looks of one replica. `version`: its tzdata release."""
+    """The looks of one replica. `version`: its tzdata release. `replica` signs what it tells the audit trail.
+    `repairs` counts what was set aside and is armed again."""
 
-    def __init__(self, version: str | None = None) -> None:
+    def __init__(self, version: str | None = None, *, replica: str = "-") -> None:
+        self.repairs: Counter[Repair] = Counter()
         self._version = version or tzdata_version()
+        self._replica = replica
         self._look_at = 0.0
         self._walks: list[_Walk] = []
         self._before: str | None = None
@@ -121,8 +143,11 @@ class Rearming:
         self._before = rules.version if rules else ""
         if self._is_to_be_computed(rules):
             _log.info("next times are computed again", tzdata=self._version, before=self._before)
-            return [_Walk(SET_ASIDE), _Walk(BY_ZONE)]
-        return [_Walk(SET_ASIDE)]
+            return [self._walk(SET_ASIDE), self._walk(BY_ZONE)]
+        return [self._walk(SET_ASIDE)]
+
+    def _walk(self, kind: LiteralString) -> _Walk:
+        return _Walk(kind, replica=self._replica, repairs=self.repairs)
 
     def _is_to_be_computed(self, rules: Rules | None) -> bool:
         # Where nobody has said anything, what is armed may be from any release.

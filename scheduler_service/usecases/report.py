@@ -2,7 +2,7 @@
 no longer holds is left alone.
 
 Neither is acknowledged. A start that is lost leaves the deadline that the claim set; of progress only the newest
-matters.
+matters. Who starts what was taken back from it is told to stop.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import islice
 from uuid import UUID
@@ -18,7 +19,7 @@ from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.store.errors import is_database_away
 from scheduler_service.store.progress import Progress, record_progress
 from scheduler_service.store.sessions import Connection
-from scheduler_service.store.starts import Start, record_starts
+from scheduler_service.store.starts import Start, record_starts, taken_away
 from scheduler_service.usecases.lanes import Entry, Lanes, Room
 from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
@@ -95,12 +96,19 @@ class Reports:
         ]
         try:
             changed = await record_starts(connection, starts, now=now)
+            if len(changed) < len(starts):
+                self._stop(await taken_away(connection, starts))
         except Exception as error:
             if not is_database_away(error):
                 self._forget_begun()
             raise
         self._forget_begun()
         return bool(changed)
+
+    def _stop(self, taken: AbstractSet[AttemptRef]) -> None:
+        for entry in self._begun:
+            if entry.report[0] in taken:
+                entry.session.outbound.cancel([entry.report[0]])
 
     def _forget_begun(self) -> None:
         self.room.free(Counter(entry.session.session_id for entry in self._begun))

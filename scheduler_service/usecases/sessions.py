@@ -29,8 +29,12 @@ class Outbound(Protocol):
 
 @dataclass(eq=False, slots=True)
 class ConnectedSession:
-    """A session with an open stream here. `credit` is how many runs more it said it can take, less those sent.
-    `principal`: whose it is."""
+    """A session with an open stream here. `credit` is how many runs more it said it can take, less those sent;
+    `granted`, all that it ever said; `seated`, how many runs are being made in its hands. `principal`: whose it is.
+
+    `kept_back`: it has, or is to have, a run that is to be alone. `rests_until`, by the monotonic clock: others go
+    first until then. `behind`: what it was sent has not gone out yet. `quiet`: it has not been heard for a while.
+    `leaving`: it was asked to open another stream."""
 
     session_id: UUID
     worker: str
@@ -39,13 +43,32 @@ class ConnectedSession:
     outbound: Outbound
     credit: int = 0
     principal: str = ""
+    granted: int = 0
+    seated: int = 0
+    kept_back: bool = False
+    rests_until: float = float("-inf")
+    behind: bool = False
+    quiet: bool = False
+    leaving: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether what it is sent now is likely to arrive, as far as this replica knows."""
+        return not (self.behind or self.quiet or self.leaving)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it can be handed runs, in any company."""
+        return self.credit > 0 and not self.kept_back and self.is_sound
 
 
 @dataclass(slots=True)
 class Sessions:
-    """The sessions connected to this replica. `on_credit` is called whenever one can take more."""
+    """The sessions connected to this replica. `on_credit` is called whenever one can take more. `resumed`: those that
+    had an earlier stream, and are kept back until it is known what they hold."""
 
     on_credit: Callable[[], None]
+    resumed: set[ConnectedSession] = field(default_factory=set)
     _by_id: dict[UUID, ConnectedSession] = field(default_factory=dict)
     _by_route: dict[str, dict[UUID, ConnectedSession]] = field(default_factory=dict)
 
@@ -56,12 +79,16 @@ class Sessions:
         self._by_id[session.session_id] = session
         for route in session.routes:
             self._by_route.setdefault(route, {})[session.session_id] = session
+        if session.stream > 1:
+            session.kept_back = True
+            self.resumed.add(session)
 
     def disconnect(self, session: ConnectedSession) -> None:
         """Its stream ended. Its runs stay its own until the lease ends. Nothing if a newer stream took over."""
         if self._by_id.get(session.session_id) is not session:
             return
         del self._by_id[session.session_id]
+        self.resumed.discard(session)
         for route in session.routes:
             serving = self._by_route[route]
             del serving[session.session_id]
@@ -70,7 +97,20 @@ class Sessions:
 
     def grant(self, session: ConnectedSession, credit: int) -> None:
         session.credit += credit
+        session.granted += credit
         if credit > 0:
+            self.on_credit()
+
+    def fall_behind(self, session: ConnectedSession, behind: bool) -> None:
+        """What was sent to it has piled up, or has gone out."""
+        session.behind = behind
+        if not behind:
+            self.on_credit()
+
+    def fall_quiet(self, session: ConnectedSession, quiet: bool) -> None:
+        """It has not been heard for a while, or is heard again."""
+        session.quiet = quiet
+        if not quiet:
             self.on_credit()
 
     def get(self, session_id: UUID) -> ConnectedSession | None:
@@ -89,4 +129,4 @@ class Sessions:
     def with_credit(self, route: str) -> list[ConnectedSession]:
         """Sessions that serve a route and can take more, the one with most credit first."""
         serving = self._by_route.get(route, {}).values()
-        return sorted((s for s in serving if s.credit > 0), key=lambda s: -s.credit)
+        return sorted((s for s in serving if s.takes_more), key=lambda s: -s.credit)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from weakref import WeakSet
 
-from scheduler_service.store.notifications import direct_connection, hear, listen, tell
+from scheduler_service.store.notifications import direct_connection, hear, listen, require_answer, tell
 
-__all__ = ["Topic", "Wakeup", "Wakeups", "direct_connection", "hear", "listen", "tell"]
+__all__ = ["Topic", "Wakeup", "Wakeups", "direct_connection", "hear", "listen", "require_answer", "tell"]
 
 
 class Topic(StrEnum):
@@ -53,9 +53,11 @@ class Wakeup:
 
 
 class Wakeups:
-    """The listeners of this replica. `tell_others` is replaced once the connection for it is there."""
+    """The listeners of this replica. `tell_others` is replaced once the connection for it is there. `ending`: the
+    replica goes, and who waits for news without end must not any more."""
 
     def __init__(self) -> None:
+        self.ending = False
         self.tell_others: Callable[[Topic], None] = lambda _topic: None
         self._listeners: dict[Topic, WeakSet[Wakeup]] = {topic: WeakSet() for topic in Topic}
 
@@ -70,6 +72,11 @@ class Wakeups:
         """Something happened on this replica, and is committed."""
         self.wake_here(topic)
         self.tell_others(topic)
+
+    def end(self) -> None:
+        """The replica goes."""
+        self.ending = True
+        self.wake_here(Topic.RUNS)
 
     def wake_here(self, topic: Topic) -> None:
         """Something happened that the other replicas know already, or need not."""

@@ -15,7 +15,7 @@ from itertools import islice
 from uuid import UUID
 
 from scheduler_service.domain.access import Action, Principal, Resource, require
-from scheduler_service.domain.errors import NotFound
+from scheduler_service.domain.errors import NotFound, Unavailable
 from scheduler_service.domain.names import JobName, ScheduleName
 from scheduler_service.domain.record import Run
 from scheduler_service.domain.run import EPOCH
@@ -78,7 +78,7 @@ async def watch_runs(
     end; the watch of one run ends with its outcome. Every outcome comes exactly once, also of runs that began and
     ended between two looks.
 
-    Errors: NotFound; the driver's, once the database is gone.
+    Errors: NotFound; Unavailable when this replica goes; the driver's, once the database is gone.
     """
     pace = pace or Pace()
     wakeup = wakeups.listen(Topic.RUNS)
@@ -94,6 +94,8 @@ async def watch_runs(
                     return
         await asyncio.sleep(began + looked + pace.rest(looked) - time.monotonic())
         await wakeup.wait(pace.poll)
+        if wakeups.ending:
+            raise Unavailable("this replica goes; watch again, and another one answers", retry_after=0.0)
 
 
 async def _begin(database: Database, principal: Principal, target: JobName | ScheduleName | UUID) -> _Watch:

@@ -24,6 +24,7 @@ from carillon.v1 import (
 from local_stack.placement import wheel_install
 from local_stack.ports import LOCALHOST
 from local_stack.postgres import EmbeddedPostgres
+from scheduler_service.store.migrations import expected_version
 from tests.builders import connect, make_attempt, make_ended_run, make_item, make_job, make_schedule
 from tests.conftest import DatabaseUrls
 from tests.docs.pages import Block, blocks_of, run_blocks
@@ -256,23 +257,28 @@ async def test_a_newer_release_waits_until_its_schema_is_there(cluster: Cluster)
         await eventually(lambda: readiness(scheduler), lambda answer: answer[0] == 200)
 
 
-async def test_a_newer_schema_lets_the_old_release_finish_and_takes_no_new_callers(
+async def test_a_newer_schema_lets_the_old_release_work_on_or_at_least_finish(
     cluster: Cluster, postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     scheduler = await cluster.start_scheduler()
     await cluster.start_worker_service()
     await declare(cluster)
-    (migrating,) = under("Upgrade and rollback")
     environment = {
         "CARILLON_DATABASE_URL": cluster.urls.api,
         "CARILLON_ENGINE_URL": cluster.urls.engine,
         "CARILLON_MIGRATION_URL": cluster.urls.admin,
         "PATH": programs(postgres),
     }
-    (said,) = await run_blocks([migrating], tmp_path, environment)
-    assert "the schema is at version" in said
+    migrated, listed = await run_blocks(under("Upgrade and rollback"), tmp_path, environment)
+    assert "the schema is at version" in migrated
+    assert " 7 | access      |               7\n      8 | reliability |               7\n" in listed
+    add = "insert into carillon.migrations (number, name, compatible_from) values (%s, 'of a newer release', %s)"
     with psycopg.connect(cluster.urls.admin, autocommit=True) as admin:
-        admin.execute("insert into carillon.migrations (number, name) values (9999, 'of a newer release')")
+        admin.execute(add, [9998, expected_version()])
+        newer = "a newer release has migrated the schema"
+        await eventually(lambda: asyncio.to_thread(cluster.processes.tail, scheduler.name), lambda log: newer in log)
+        assert await readiness(scheduler) == (200, "serving\n")
+        admin.execute(add, [9999, None])
     _, why = await eventually(lambda: readiness(scheduler), lambda answer: answer[0] == 503)
     assert "newer than this scheduler knows" in why
     async with cluster.client() as client:

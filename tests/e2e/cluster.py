@@ -49,6 +49,7 @@ class Cluster:
 
     The settings of `schedulers` are laid over those of each scheduler, as variables without `CARILLON_`.
     `environments`: more variables for a process that is about to be started, by its name.
+    `trees`: whose code it runs, where that is another release's: the folder of its checkout.
     """
 
     def __init__(self, home: Path, urls: DatabaseUrls, **schedulers: object) -> None:
@@ -58,6 +59,7 @@ class Cluster:
         self.urls = urls
         self.schedulers: dict[str, Scheduler] = {}
         self.environments: dict[str, Mapping[str, str]] = {}
+        self.trees: dict[str, Path] = {}
         self._settings = schedulers
 
     async def __aenter__(self) -> Cluster:
@@ -78,10 +80,18 @@ class Cluster:
         """A client with an admin's token, for all schedulers; to be entered."""
         return Client(self.target, token=self.secrets.admin_jwt())
 
-    async def start_scheduler(self, name: str = "scheduler", *, ready: bool = True, **settings: object) -> Scheduler:
-        """Returns once it serves; without `ready`, once the process is there. Again under its name: on its ports."""
-        scheduler = self.schedulers.get(name) or Scheduler(name, free_port(), free_port())
-        self.schedulers[name] = scheduler
+    def place_scheduler(self, name: str) -> Scheduler:
+        """Where the scheduler of this name is, or will be once it is started."""
+        if name not in self.schedulers:
+            self.schedulers[name] = Scheduler(name, free_port(), free_port())
+        return self.schedulers[name]
+
+    async def start_scheduler(
+        self, name: str = "scheduler", *, ready: bool = True, module: str = "scheduler_service", **settings: object
+    ) -> Scheduler:
+        """Returns once it serves; without `ready`, once the process is there. Again under its name: on its ports.
+        `module`: what is run instead, such as a program that breaks it."""
+        scheduler = self.place_scheduler(name)
         own = {
             "database_url": self.urls.api,
             "engine_url": self.urls.engine,
@@ -93,11 +103,13 @@ class Cluster:
             "replica": name,
         }
         wanted = own | self._settings | settings
-        await self._start(name, "scheduler_service", wanted, scheduler.metrics_port if ready else None)
+        await self._start(name, module, wanted, scheduler.metrics_port if ready else None)
         return scheduler
 
-    async def start_worker_service(self, name: str = "worker-service", **settings: object) -> int:
-        """A worker for HTTP targets. Returns the port of its probes, once it is connected."""
+    async def start_worker_service(
+        self, name: str = "worker-service", *, ready: bool = True, **settings: object
+    ) -> int:
+        """A worker for HTTP targets. Returns the port of its probes, once it is connected; without `ready`, at once."""
         port = free_port()
         own = {
             "target": self.target,
@@ -106,13 +118,15 @@ class Cluster:
             "allowed_targets": THIS_MACHINE,
             "allowed_networks": LOOPBACK,
         }
-        await self._start(name, "worker_service", own | {"worker_name": name} | settings, port)
+        wanted = own | {"worker_name": name} | settings
+        await self._start(name, "worker_service", wanted, port if ready else None)
         return port
 
     async def start_program(self, name: str, module: str, environment: Mapping[str, str]) -> int:
         """A program of the test's own, with the token of kpi-service. Returns its pid at once."""
         own = {"CARILLON_TARGET": self.target, "CARILLON_SERVICE_TOKEN": self.secrets.kpi_service_token}
-        return await self.processes.start(name, [sys.executable, "-m", module], own | dict(environment), cwd=ROOT)
+        whole = own | self._of_tree(name) | dict(environment)
+        return await self.processes.start(name, [sys.executable, "-m", module], whole, cwd=self._tree(name))
 
     async def kill(self, name: str) -> None:
         """SIGKILL, by pid. Returns when the process is gone."""
@@ -124,6 +138,7 @@ class Cluster:
 
     async def _start(self, name: str, module: str, settings: Mapping[str, object], port: int | None) -> None:
         environment = {f"CARILLON_{key.upper()}": str(value) for key, value in settings.items()}
+        environment |= self._of_tree(name)
         environment |= self.environments.get(name, {})
 
         async def is_ready() -> bool:
@@ -131,7 +146,13 @@ class Cluster:
             return status == 200
 
         argv = [sys.executable, "-m", module]
-        await self.processes.start(name, argv, environment, cwd=ROOT, ready=is_ready if port else None)
+        await self.processes.start(name, argv, environment, cwd=self._tree(name), ready=is_ready if port else None)
+
+    def _tree(self, name: str) -> Path:
+        return self.trees.get(name, ROOT)
+
+    def _of_tree(self, name: str) -> dict[str, str]:
+        return {"PYTHONPATH": str(self.trees[name] / "clients" / "python" / "src")} if name in self.trees else {}
 
 
 def _marked_secrets(file: Path) -> Secrets:

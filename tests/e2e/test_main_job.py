@@ -83,9 +83,41 @@ async def test_a_failing_endpoint_is_tried_again_and_its_attempts_are_listed(
     attempts = await client.list_attempts(made.name)
     failed, completed = run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_COMPLETED
     assert [(each.attempt, each.state) for each in attempts] == [(1, failed), (2, failed), (3, completed)]
-    assert (attempts[0].error.code, attempts[0].error.detail) == ("HTTP_STATUS", "not yet")
+    assert (attempts[0].error.code, attempts[0].error.detail) == ("HTTP_503", "not yet")
     for earlier, later in itertools.pairwise(attempts):
         assert later.start_time.ToNanoseconds() - earlier.finish_time.ToNanoseconds() >= 1e9
+
+
+async def test_an_endpoint_says_when_it_is_to_be_tried_again(
+    cluster: Cluster, client: Client, service: Service
+) -> None:
+    async def answer(call: Call) -> web.Response:
+        return web.Response(status=429, headers={"Retry-After": "1"}) if call.attempt == 1 else web.Response()
+
+    service.answer = answer
+    await declare(service, cluster, retry_delay=3_600)
+    (made,) = await client.trigger_job(JOB)
+    run = await ended(client, made.name)
+    assert (run.state, run.attempt) == (run_pb2.RUN_STATE_COMPLETED, 2)
+    first, second = await client.list_attempts(made.name)
+    assert first.error.code == "HTTP_429"
+    assert second.start_time.ToNanoseconds() - first.finish_time.ToNanoseconds() >= 1e9
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "code"), [(422, {"Carillon-Retry": "false"}, "HTTP_422"), (404, {}, "HTTP_404")]
+)
+async def test_a_failure_that_no_retry_can_mend_ends_the_run(
+    cluster: Cluster, client: Client, service: Service, status: int, headers: dict[str, str], code: str
+) -> None:
+    async def answer(_call: Call) -> web.Response:
+        return web.Response(status=status, headers=headers)
+
+    service.answer = answer
+    await declare(service, cluster, retry_delay=0, retries=5, never_retry=["HTTP_40*"])
+    (made,) = await client.trigger_job(JOB)
+    run = await ended(client, made.name)
+    assert (run.state, run.attempt, run.error.code) == (run_pb2.RUN_STATE_FAILED, 1, code)
 
 
 async def test_a_run_that_is_cancelled_stops_at_its_service(cluster: Cluster, client: Client, service: Service) -> None:

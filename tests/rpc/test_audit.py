@@ -174,6 +174,7 @@ CASES: Mapping[str, Case] = {
     "JobService/BackfillJob": Case(lambda _: backfill(), None),
     "JobService/CancelBackfill": Case(lambda c: job_service_pb2.CancelBackfillRequest(name=_backfill(c)), None),
     "RunService/CancelRun": Case(lambda c: run_service_pb2.CancelRunRequest(name=_run(c), reason="test"), None),
+    "RunService/RetryRun": Case(lambda c: run_service_pb2.RetryRunRequest(name=_run(c)), None),
     "ScheduleService/PutTenant": Case(
         lambda _: schedule_service_pb2.PutTenantRequest(tenant=_NEW_ZONE), "tenants/acme"
     ),

@@ -115,6 +115,10 @@ def full_spec() -> job_pb2.JobSpec:
     spec.policies.run_timeout.FromSeconds(3600)
     spec.policies.cancel_grace.FromMicroseconds(1)
     spec.policies.retry.delay.FromSeconds(5)
+    spec.policies.retry.multiplier = 1.5
+    spec.policies.retry.max_delay.FromSeconds(90)
+    spec.policies.retry.jitter = 0.25
+    spec.policies.retry.never_retry.codes.extend(["NO_USER", "HTTP_4*"])
     spec.policies.catch_up = job_pb2.CATCH_UP_NONE
     spec.policies.catch_up_window.FromSeconds(3600)
     return spec
@@ -172,6 +176,10 @@ async def test_what_a_declaration_leaves_out_is_shown_as_its_default(stubs: Stub
     assert effective.policies.catch_up_window.seconds == 86_400
     assert effective.policies.retry.max_attempts == 3
     assert effective.policies.retry.delay.seconds == 600
+    assert (effective.policies.retry.multiplier, effective.policies.retry.jitter) == (1, 0)
+    assert effective.policies.retry.max_delay.seconds == 7 * 86_400
+    assert effective.policies.retry.HasField("never_retry")
+    assert not effective.policies.retry.never_retry.codes
     assert not job.HasField("next_run_time")
 
 

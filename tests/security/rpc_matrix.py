@@ -74,6 +74,7 @@ RunService/WatchRuns/of-the-schedule     U U U U  O D D O D D D  D D  O N N N  O
 RunService/ListAttempts                  U U U U  O D D O D D D  N D  O N E E  O
 RunService/ListItems                     U U U U  O D D O D D D  N D  O N E E  O
 RunService/CancelRun                     U U U U  D D D D D D D  D D  D D N N  O
+RunService/RetryRun                      U U U U  D D D D D D D  D D  D D N N  O
 WorkerService/Work                       U U U U  O D D D D O D  D O  D D N N  D
 WorkerService/Work/of-all                U U U U  D D D D D D D  D O  D D N N  D
 AuditService/ListAuditEvents             U U U U  D D D D D D D  D D  D D E E  O
@@ -189,6 +190,7 @@ _REQUESTS: Mapping[str, Callable[[Things], Message]] = {
     "RunService/ListAttempts": lambda it: runs.ListAttemptsRequest(name=_run(it)),
     "RunService/ListItems": lambda it: runs.ListItemsRequest(name=_run(it)),
     "RunService/CancelRun": lambda it: runs.CancelRunRequest(name=f"runs/{it.live_run}"),
+    "RunService/RetryRun": lambda it: runs.RetryRunRequest(name=_run(it)),
     "WorkerService/Work": lambda it: _hello(f"handler/{EMAIL}/{it.job.job}"),
     "WorkerService/Work/of-all": lambda it: _hello("http"),
     "AuditService/ListAuditEvents": lambda it: audit.ListAuditEventsRequest(),

@@ -121,6 +121,7 @@ def fill(admin: Connection) -> None:
         "insert into carillon.audit_seals select event_id, event_id, sha256('x'), now() from carillon.audit_events"
     )
     admin.execute("insert into carillon.users values ('subject', 'admin', null, now(), now(), 'test')")
+    admin.execute("insert into carillon.pulses values ('replica-1', 'reaper', now())")
     admin.execute("insert into carillon.time_zone_rules values (true, '2025b', now())")
     admin.execute(
         "insert into carillon.service_tokens (token_id, service, scopes, secret_hash, created_at, created_by)"
@@ -143,6 +144,10 @@ def _rows_beside(job_id: int, tenant: str, schedule_id: int, run_id: UUID) -> It
     )
     yield "insert into carillon.gaps values (%s, now(), now(), 1, 'CATCH_UP_NONE', 1, now())", [schedule_id]
     yield "insert into carillon.remedies values (%s, %s, now(), null, now())", [run_id, schedule_id]
+    yield (
+        "insert into carillon.retries values (gen_random_uuid(), %s, %s, %s, now())",
+        [run_id, job_id, tenant],
+    )
     yield "insert into carillon.run_keys values (%s, %s, 'key', %s, now())", [job_id, tenant, run_id]
     yield (
         "insert into carillon.backfills values (%s, %s, now(), now() + interval '1 day', '*', '', 1, 1, now(), 'test')",

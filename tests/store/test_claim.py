@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from secrets import token_hex
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
-from scheduler_service.store.claim import claim, seconds_to_next
+from scheduler_service.store.claim import MOST_BYTES, claim, seconds_to_next
 from scheduler_service.usecases import dispatch as dispatch_module
 from scheduler_service.usecases.dispatch import Dispatcher
 from scheduler_service.usecases.sessions import Sessions
@@ -101,13 +103,30 @@ async def test_a_session_without_a_lease_gets_nothing(admin: Admin, hot: Connect
     assert rows(admin, "select claim_id from carillon.live_runs") == [(None,)]
 
 
-async def test_a_run_that_is_to_be_alone_makes_a_claim_of_its_own(admin: Admin, hot: Connection, job: MadeJob) -> None:
-    first, alone, last = pending(admin, job), pending(admin, job, 1, alone=True), pending(admin, job, 2)
+@pytest.mark.parametrize("compressible", [True, False])
+async def test_a_claim_ends_where_its_payloads_become_too_large(
+    admin: Admin, hot: Connection, job: MadeJob, compressible: bool
+) -> None:
+    for _ in range(60):
+        text = "x" * 255_000 if compressible else token_hex(127_500)
+        pending(admin, job, payload=Jsonb({"text": text}))
     session = make_session(admin)
-    claims = []
-    while (claimed := await claim(hot, session, ["http"], 9, START + 9 * SECOND)) is not None and claimed.runs:
-        claims.append(([run.run_id for run in claimed.runs], claimed.emptied))
-    assert claims == [([first, last], False), ([alone], True)]
+    sizes = []
+    while (claimed := await claim(hot, session, ["http"], 500, START)) is not None and claimed.runs:
+        sizes.append((sum(len(run.payload) for run in claimed.runs), claimed.emptied))
+    # A payload that is the same letter throughout is stored in a ninetieth of its size, and is taken for a third.
+    assert max(size for size, _ in sizes) < MOST_BYTES * (4 if compressible else 1) + 256 * 1024
+    assert min(size for size, _ in sizes[:-1]) > MOST_BYTES * 3 // 4
+    assert [emptied for _, emptied in sizes] == [False] * (len(sizes) - 1) + [True]
+    assert rows(admin, "select count(*) from carillon.live_runs where claim_id is null") == [(0,)]
+
+
+async def test_one_payload_is_claimed_however_large(admin: Admin, hot: Connection, job: MadeJob) -> None:
+    # More than a client may send: an old release's, or one that another program wrote.
+    pending(admin, job, payload=Jsonb({"text": token_hex(3 * 1024 * 1024)}))
+    claimed = await claim(hot, make_session(admin), ["http"], 9, START)
+    assert claimed is not None
+    assert len(claimed.runs) == 1
 
 
 async def test_every_route_of_a_session_gets_its_turn(admin: Admin, hot: Connection, job: MadeJob) -> None:

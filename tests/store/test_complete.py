@@ -4,64 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 import pytest
 
-from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result, Verdict
-from scheduler_service.domain.record import ItemCounts, RunError
+from scheduler_service.domain.attempt import AttemptRef, ItemResult, Verdict
+from scheduler_service.domain.record import ItemCounts
 from scheduler_service.store.claim import claim
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
-from scheduler_service.usecases.wakeups import Topic, Wakeups
-from tests.builders import MadeJob, make_live_run
-from tests.store.engine_case import SECOND, START, Connection, Received, completed, job_of, rows, session_of
-
-Admin = psycopg.Connection[Any]
-WRONG = RunError("HTTP_STATUS", "the target answered 500", "oh no")
-CLAIMED_AT = START + SECOND
-NOW = START + 10 * SECOND
-
-
-class Case:
-    """A session with claimed runs, and the completer that takes what it reports."""
-
-    def __init__(self, admin: Admin, hot: Connection) -> None:
-        self.admin = admin
-        self.hot = hot
-        self.sessions = Sessions(on_credit=lambda: None)
-        self.job: MadeJob = job_of(admin)
-        self.session: ConnectedSession
-        self.received: Received
-        self.session, self.received = session_of(admin, self.sessions, credit=100)
-        self.wakeups = Wakeups()
-        self.completer = Completer(self.wakeups)
-
-    async def claimed(self, count: int = 1, **columns: Any) -> list[AttemptRef]:
-        for _ in range(count):
-            make_live_run(self.admin, self.job, at=START, **columns)
-        return await self.claim()
-
-    async def claim(self) -> list[AttemptRef]:
-        made = await claim(self.hot, self.session.session_id, ["http"], 500, CLAIMED_AT)
-        assert made is not None
-        return [AttemptRef(run.run_id, run.attempt, made.claim_id) for run in made.runs]
-
-    async def report(self, *results: Result) -> list[Verdict]:
-        self.received.verdicts.clear()
-        self.completer.submit(results, self.session)
-        assert await self.completer.step(self.hot, now=NOW)
-        return self.received.answers
-
-    def result(self, ref: AttemptRef, **fields: Any) -> Result:
-        return completed(ref, self.session.session_id, **fields)
-
-    def failure(self, ref: AttemptRef, **fields: Any) -> Result:
-        return self.result(ref, **({"outcome": "FAILED", "error": WRONG} | fields))
-
-    def states(self) -> dict[UUID, str]:
-        return dict(rows(self.admin, "select run_id, state::text from carillon.runs"))
+from scheduler_service.usecases.wakeups import Topic
+from tests.builders import make_live_run
+from tests.store.complete_case import CLAIMED_AT, NOW, Admin, Case
+from tests.store.engine_case import START, Connection, rows
 
 
 @pytest.fixture
@@ -135,7 +89,8 @@ async def test_a_result_of_nothing_is_unknown(case: Case) -> None:
 
 async def test_a_failure_is_tried_again_and_then_ends_the_run(case: Case, admin: Admin) -> None:
     told = case.wakeups.listen(Topic.PENDING)
-    (ref,) = await case.claimed(max_attempts=2, retry_delay=timedelta(minutes=5))
+    admin.execute("update carillon.jobs set retry_delay = '5 minutes'")
+    (ref,) = await case.claimed(max_attempts=2)
     assert await case.report(case.failure(ref)) == [Verdict.ACCEPTED]
     assert told.take()
     (row,) = rows(
@@ -167,6 +122,27 @@ async def test_a_returned_run_is_free_again_and_not_charged(case: Case, admin: A
     assert told.take()
     assert rows(admin, "select attempt, session_id, run_after from carillon.live_runs") == [(1, None, START)]
     assert rows(admin, "select count(*) from carillon.attempts") == [(0,)]
+
+
+async def test_an_attempt_that_had_started_cannot_be_returned_at_no_charge(case: Case, admin: Admin) -> None:
+    """Or a worker could have it for ever."""
+    (ref,) = await case.claimed()
+    admin.execute("update carillon.live_runs set started_at = claimed_at")
+    returned = case.result(ref, outcome="RETURNED", duration=None)
+    assert await case.report(returned) == [Verdict.ACCEPTED]
+    assert rows(admin, "select attempt, session_id, run_after from carillon.live_runs") == [(2, None, NOW)]
+    assert rows(admin, "select attempt, error ->> 'code', error ->> 'message' from carillon.attempts") == [
+        (1, "WORKER_LOST", "the worker gave back attempt 1 after it had started")
+    ]
+    assert await case.report(returned) == [Verdict.ACCEPTED], "sent again"
+    admin.execute("update carillon.live_runs set max_attempts = 2")
+    made = await claim(case.hot, case.session.session_id, ["http"], 1, NOW)
+    assert made is not None
+    admin.execute("update carillon.live_runs set started_at = claimed_at")
+    last = case.result(AttemptRef(ref.run_id, 2, made.claim_id), outcome="RETURNED", duration=None)
+    assert await case.report(last) == [Verdict.ACCEPTED]
+    assert rows(admin, "select state::text, error ->> 'code' from carillon.runs") == [("FAILED", "WORKER_LOST")]
+    assert await case.report(last) == [Verdict.ACCEPTED], "sent again"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
@@ -32,7 +33,7 @@ class Stream:
 
     def acknowledge(self, verdicts: object) -> None: ...
 
-    def cancel(self, attempts: object) -> None: ...
+    def cancel(self, attempts: Iterable[AttemptRef]) -> None: ...
 
     def acknowledge_heartbeat(self, sequence: int) -> None:
         self.acknowledged.append(sequence)

@@ -14,7 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from scheduler_service.domain.attempt import AttemptRef
-from scheduler_service.store.claim import Claim, claim
+from scheduler_service.store.claim import Claim, claim, claim_alone
 from scheduler_service.store.database import Database
 from scheduler_service.store.sessions import Connection, SessionRow, extend_leases, open_session
 from scheduler_service.store.starts import Start, record_starts
@@ -56,6 +56,8 @@ class House:
 
     async def claimed(self, session_id: UUID, at: float = 0) -> Claim:
         made = await claim(self.connection, session_id, ["http"], 100, after(at))
+        if made is not None and not made.runs:
+            made = await claim_alone(self.connection, session_id, 1, ["http"], now=after(at))
         assert made is not None
         return made
 
@@ -90,7 +92,7 @@ async def house(database: Database, admin: psycopg.Connection[Any]) -> AsyncIter
         wakeups, sessions = Wakeups(), Sessions(lambda: None)
         house = House(admin, connection, make_job(admin), wakeups, sessions)
         leases = Leases(database, sessions, wakeups, replica="replica-1", lease=LEASE)
-        house.reaper = Reaper(sessions, leases, wakeups, lease=LEASE, clock=lambda: house.monotonic)
+        house.reaper = Reaper(sessions, leases, wakeups, clock=lambda: house.monotonic)
         yield house
 
 
@@ -104,13 +106,13 @@ async def test_a_lost_session_keeps_its_runs_until_the_lease_ends(house: House) 
     assert (live["session_id"], live["claim_id"], live["deadline"]) == (None, None, None)
 
 
-async def test_a_run_that_had_not_started_is_free_at_no_charge_and_claimed_alone(house: House) -> None:
+async def test_a_run_that_had_not_started_is_free_at_no_charge(house: House) -> None:
     run_id = house.pending()
     await house.claimed(await house.session())
     await house.reap(30)
     live = house.live(run_id)
     assert live is not None
-    assert (live["attempt"], live["alone"], live["unstarted_returns"]) == (1, True, 1)
+    assert (live["attempt"], live["alone"], live["unstarted_returns"]) == (1, False, 1)
     assert house.attempts(run_id) == []
 
 
@@ -136,13 +138,39 @@ async def test_a_run_that_had_started_is_charged_and_free_at_once(house: House) 
     assert await house.reap(30) == Reaped(sessions=1, charged=1)
     live = house.live(run_id)
     assert live is not None
-    assert (live["attempt"], live["alone"], live["session_id"], live["started_at"]) == (2, True, None, None)
+    assert (live["attempt"], live["alone"], live["session_id"], live["started_at"]) == (2, False, None, None)
     assert live["run_after"] <= after(30)
     assert live["first_started_at"] == after(3)
     [attempt] = house.attempts(run_id)
     assert (attempt["claim_id"], attempt["started_at"], attempt["finished_at"]) == (made.claim_id, after(3), after(30))
     again = await house.claimed(await house.session(at=30), at=30)
     assert [(run.run_id, run.attempt) for run in again.runs] == [(run_id, 2)]
+
+
+async def test_a_node_s_runs_that_were_lost_once_go_out_together_again(house: House) -> None:
+    run_ids = {house.pending() for _ in range(500)}
+    node = await house.session()
+    made = await claim(house.connection, node, ["http"], 500, after(0))
+    assert made is not None
+    await house.started(node, made)
+    assert await house.reap(30) == Reaped(sessions=1, charged=500)
+    again = await claim(house.connection, await house.session(at=30), ["http"], 500, after(30))
+    assert again is not None
+    assert {run.run_id for run in again.runs} == run_ids
+    assert {run.attempt for run in again.runs} == {2}
+
+
+async def test_what_was_lost_twice_goes_out_alone(house: House) -> None:
+    for _ in range(2):
+        house.pending()
+    for at in (0.0, 30.0):
+        session_id = await house.session(at=at)
+        made = await house.claimed(session_id, at=at)
+        assert len(made.runs) == 2
+        await house.started(session_id, made, at=at)
+        await house.reap(at + 30)
+    made = await house.claimed(await house.session(at=60), at=60)
+    assert [run.attempt for run in made.runs] == [3]
 
 
 async def test_a_run_with_no_attempts_left_ends_failed(house: House) -> None:
@@ -206,7 +234,7 @@ async def test_two_reapers_at_once_charge_once(house: House, database: Database)
 
 
 async def test_an_overdue_attempt_fails_and_is_tried_again_after_the_delay(house: House) -> None:
-    run_id = house.pending(attempt_timeout=timedelta(seconds=60), retry_delay=timedelta(minutes=10))
+    run_id = house.pending(attempt_timeout=timedelta(seconds=60))
     session_id = await house.session()
     await house.started(session_id, await house.claimed(session_id), at=1)
     await extend_leases(house.connection, {session_id: 1}, lease=1000, now=after(1))

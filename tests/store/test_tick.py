@@ -278,3 +278,19 @@ async def test_an_edit_settles_first_through_the_callers_own_connection(
         (START + 240 * SECOND,),
     ]
     assert (await tick(hot, NobodySeated(), now=now)).schedules == 0
+
+
+async def test_a_run_with_a_large_payload_is_not_made_claimed(admin: Admin, hot: Connection) -> None:
+    sessions = Sessions(on_credit=lambda: None)
+    dispatcher = Dispatcher(sessions, Wakeups())
+    job = job_of(admin, overlap="ALLOW_ALL", config={"text": "x" * 100_000})
+    every(admin, job, schedule="compressed")
+    other = job_of(admin, "small", overlap="ALLOW_ALL", config={"text": "x" * 5_000})
+    small = every(admin, other, schedule="small")
+    session, received = session_of(admin, sessions, credit=9)
+    await dispatcher.dispatch(hot, now=START)
+    seats = dispatcher.seats()
+    ticked = await tick(hot, seats, now=START + 10 * SECOND)
+    dispatcher.hand_over(seats, ticked.made.claimed)
+    assert (ticked.made.live, ticked.pending, session.credit) == (2, 1, 8)
+    assert [run.run_id for run in received.runs] == [scheduled_run_id(small, START + 10 * SECOND)]

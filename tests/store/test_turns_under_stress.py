@@ -24,7 +24,7 @@ from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, Claimed
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.run import new_run_id
-from scheduler_service.store.claim import claim
+from scheduler_service.store.claim import claim, claim_alone
 from scheduler_service.store.database import Database
 from scheduler_service.store.turns import arrange
 from scheduler_service.usecases.cancel import cancel_run
@@ -48,9 +48,9 @@ PERIOD = 10 * SECOND
 _LOCK_SCHEDULE = text("select from carillon.schedules where schedule_id = :schedule for update")
 _BY_HAND = text("""
 insert into carillon.live_runs (run_id, schedule_id, revision, job_id, tenant_id, route, trigger, exclusive, blocked,
-  scheduled_for, run_after, created_at, max_attempts, retry_delay, attempt_timeout, run_timeout, cancel_grace)
+  scheduled_for, run_after, created_at, max_attempts, attempt_timeout, run_timeout, cancel_grace)
 select :run_id, s.schedule_id, s.revision, s.job_id, s.tenant_id, j.route, 'MANUAL', true, true, :now, :now, :now,
-  j.max_attempts, j.retry_delay, j.attempt_timeout, j.run_timeout, j.cancel_grace
+  j.max_attempts, j.attempt_timeout, j.run_timeout, j.cancel_grace
 from carillon.schedules s join carillon.jobs j using (job_id) where s.schedule_id = :schedule""")
 SEEN_IN_EACH = ("buffered", "skipped", "stopped", "superseded", "extras", "cancels", "lost")
 
@@ -84,6 +84,8 @@ class Stress:
         self.wakeups = Wakeups()
         self.sessions = Sessions(on_credit=lambda: None)
         self.connected = [self._session() for _ in range(3)]
+        # For what was lost with a worker: it gets nothing else.
+        self.for_one = self._session()
         self.jobs = [
             job_of(
                 admin,
@@ -163,6 +165,14 @@ class Stress:
         made = await claim(connection, session.session_id, ["http"], self.random.choice([1, 5, 50]), self.now)
         if made is not None:
             self._take(session.session_id, made.claim_id, list(made.runs))
+        await self.claim_alone(connection)
+
+    async def claim_alone(self, connection: Connection) -> None:
+        session = self.for_one
+        made = await claim_alone(connection, session.session_id, session.stream, ["http"], now=self.now)
+        assert made is not None
+        self._take(session.session_id, made.claim_id, list(made.runs))
+        self.done["alone"] += len(made.runs)
 
     def _take(self, session_id: UUID, claim_id: int, runs: list[ClaimedRun]) -> None:
         self.held += [(AttemptRef(run.run_id, run.attempt, claim_id), session_id) for run in runs]
@@ -228,6 +238,7 @@ class Stress:
             made = await claim(connection, session.session_id, ["http"], 500, self.now)
             assert made is not None
             self._take(session.session_id, made.claim_id, list(made.runs))
+            await self.claim_alone(connection)
             completer.submit([Result(ref, holder, "COMPLETED", 0.1) for ref, holder in self.held], session)
             self.held.clear()
             await completer.step(connection, now=self.now)

@@ -217,3 +217,16 @@ async def test_a_watch_ends_when_the_database_goes(
         with pytest.raises(DBAPIError) as ended:
             await watcher.next()
         assert isinstance(translate(ended.value), Unavailable)
+
+
+async def test_a_watch_ends_when_its_replica_goes(
+    database: Database, admin: psycopg.Connection[Any], job: MadeJob
+) -> None:
+    wakeups = Wakeups()
+    run_id = builders.make_live_run(admin, job)
+    async with watching(database, NAME, wakeups=wakeups, pace=ONLY_WHEN_WOKEN) as watcher:
+        await watcher.next_state(run_id)
+        wakeups.end()
+        with pytest.raises(Unavailable, match="watch again") as refused:
+            await watcher.next()
+    assert refused.value.retry_after == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -36,6 +37,7 @@ from scheduler_service.domain.job import (
     overridden_fields,
     route_of,
 )
+from scheduler_service.domain.job_rules import check_policies
 from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.timing import CatchUp, GapPolicy, RepeatPolicy
 from scheduler_service.domain.values import from_json, put_over, take, to_json
@@ -59,7 +61,15 @@ policies = st.builds(
     overlap=st.none() | st.sampled_from(Overlap),
     attempt_timeout=durations,
     run_timeout=durations,
-    retry=st.builds(RetryPolicy, max_attempts=st.none() | st.integers(1, 100), delay=durations),
+    retry=st.builds(
+        RetryPolicy,
+        max_attempts=st.none() | st.integers(1, 100),
+        delay=durations,
+        multiplier=st.none() | st.floats(1, 100),
+        max_delay=durations,
+        jitter=st.none() | st.floats(0, 1),
+        never_retry=st.none() | st.lists(st.sampled_from(["NO_USER", "HTTP_4*", "E"]), unique=True).map(tuple),
+    ),
     cancel_grace=durations,
     catch_up=st.none() | st.sampled_from(CatchUp),
     catch_up_window=durations,
@@ -85,9 +95,13 @@ def problems(check: Any, value: Any) -> list[tuple[str, str]]:
     return [(violation.field, violation.problem) for violation in wrong]
 
 
+def retry_problems(**fields: Any) -> list[tuple[str, str]]:
+    return problems(check_policies, Policies(retry=RetryPolicy(**fields)))
+
+
 @given(specs)
 def test_a_declaration_survives_its_json_form(spec: JobSpec) -> None:
-    assert from_json(JobSpec, to_json(spec)) == spec
+    assert from_json(JobSpec, json.loads(json.dumps(to_json(spec)))) == spec
 
 
 @given(overrides)
@@ -101,7 +115,7 @@ def test_everything_but_the_expression_is_in_force_with_some_value(spec: JobSpec
     assert None not in to_json(effective).values()
     assert None not in (effective.timing.time_zone, effective.timing.gap, effective.timing.jitter)
     assert set(to_json(effective.policies)) == set(Policies.__slots__)
-    assert set(to_json(effective.policies.retry)) == {"max_attempts", "delay"}
+    assert set(to_json(effective.policies.retry)) == set(RetryPolicy.__slots__)
 
 
 @given(specs)
@@ -185,6 +199,65 @@ def test_where_runs_are_carried_out() -> None:
     assert (route_of("s", grpc), endpoint_of(grpc, "http://s")) == ("grpc", "grpcs://email-service:50051")
     plain = JobSpec("a", target=Target(grpc=GrpcTarget("[::1]:50051")))
     assert endpoint_of(plain, "") == "grpc://[::1]:50051"
+
+
+def test_codes_that_never_retry_are_said_whole_and_may_be_said_to_be_none() -> None:
+    declared = JobSpec("a", policies=Policies(retry=RetryPolicy(never_retry=("HTTP_4*",))))
+    by_hand = JobOverrides(policies=Policies(retry=RetryPolicy(never_retry=())))
+    assert in_force(declared, NO_OVERRIDES, "UTC").policies.retry.never_retry == ("HTTP_4*",)
+    assert in_force(declared, by_hand, "UTC").policies.retry.never_retry == ()
+    assert overridden_fields(declared, by_hand) == ["policies.retry.never_retry"]
+    assert changed_fields(declared, JobSpec("a")) == ["policies.retry.never_retry"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"multiplier": 1.0, "max_delay": timedelta(0), "jitter": 0.0, "never_retry": ()},
+        {"multiplier": 100.0, "max_delay": timedelta(days=7), "jitter": 1.0, "max_attempts": 100},
+        {"delay": timedelta(minutes=10), "max_delay": timedelta(minutes=1)},
+        {"never_retry": ("E", "E*", "HTTP_404", "HTTP_*", "A" * 63, "A" * 62 + "*")},
+        {"never_retry": tuple(f"E_{n}" for n in range(50))},
+    ],
+    ids=["least", "most", "longest-below-first", "codes", "many-codes"],
+)
+def test_a_retry_policy_may_be_so(fields: dict[str, Any]) -> None:
+    assert retry_problems(**fields) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "place", "says"),
+    [
+        ({"multiplier": 0.99}, "multiplier", "0.99 is not from 1 to 100; 2 doubles each delay"),
+        ({"multiplier": 100.5}, "multiplier", "100.5 is not from 1 to 100"),
+        ({"multiplier": float("nan")}, "multiplier", "nan is not from 1 to 100"),
+        ({"multiplier": float("inf")}, "multiplier", "inf is not from 1 to 100"),
+        ({"jitter": -0.1}, "jitter", "-0.1 is not from 0 to 1; 0.5 takes up to half of a delay off it"),
+        ({"jitter": 1.5}, "jitter", "1.5 is not from 0 to 1"),
+        ({"jitter": float("nan")}, "jitter", "nan is not from 0 to 1"),
+        ({"max_delay": timedelta(seconds=-1)}, "max_delay", "-1 s is not from 0 s to 7 days"),
+        ({"max_delay": timedelta(days=8)}, "max_delay", "8 days is not from 0 s to 7 days"),
+        ({"never_retry": ("A", "http_404")}, "never_retry.codes[1]", "'http_404' is no code; write capitals"),
+        ({"never_retry": ("",)}, "never_retry.codes[0]", "'' is no code"),
+        ({"never_retry": ("HTTP_*4",)}, "never_retry.codes[0]", "'HTTP_*4' is no code"),
+        ({"never_retry": ("HTTP_4**",)}, "never_retry.codes[0]", "'HTTP_4**' is no code"),
+        ({"never_retry": ("E\n",)}, "never_retry.codes[0]", "is no code"),
+        ({"never_retry": ("*",)}, "never_retry.codes[0]", "say that with max_attempts, 1"),
+        ({"never_retry": ("A" * 64,)}, "never_retry.codes[0]", "it has 64 characters; at most 63"),
+        ({"never_retry": ("E", "F", "E")}, "never_retry.codes[2]", "E stands at codes[0] already"),
+        ({"never_retry": tuple(f"E_{n}" for n in range(51))}, "never_retry", "there are 51 codes; at most 50"),
+    ],
+    ids=[
+        *("small-multiplier", "large-multiplier", "nan-multiplier", "infinite-multiplier"),
+        *("negative-jitter", "large-jitter", "nan-jitter", "negative-longest", "long-longest"),
+        *("small-letters", "empty", "star-inside", "two-stars", "newline", "star-alone", "long-code", "twice"),
+        "too-many-codes",
+    ],
+)
+def test_any_other_retry_policy_is_refused_with_what_to_write(fields: dict[str, Any], place: str, says: str) -> None:
+    ((field, problem),) = retry_problems(**fields)
+    assert field == f"it.retry.{place}"
+    assert says in problem
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from scheduler_service.store.buffering import KeptOut
 from scheduler_service.store.database import Database
 from scheduler_service.store.settle import Made
 from scheduler_service.usecases.leases import Leases
+from scheduler_service.usecases.pulses import LoopState, Pulses
 from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
 from scheduler_service.usecases.sealing import Sealing
 from scheduler_service.usecases.sessions import Sessions
@@ -36,7 +37,11 @@ class Replica:
         self.reaper = ReaperLoop(database.hot_connection, reaper, Cancels(sessions), wakeups)
         self.registry = CollectorRegistry()
         loops = (*self.engine.loops, self.reaper)
-        ReplicaMetrics(sessions, self.engine, self.reaper, loops, lambda: self.ready, Sealing()).register(self.registry)
+        self.states: list[LoopState] = []
+        self.pulses = Pulses("replica", lambda: self.states)
+        ReplicaMetrics(sessions, self.engine, self.reaper, loops, lambda: self.ready, Sealing(), self.pulses).register(
+            self.registry
+        )
 
     def shows(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"carillon_{name}", labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -12,7 +11,8 @@ import grpc
 import grpc.aio
 from carillon import status_details
 from carillon.execution import Assignment, Completed, Failed, Run
-from carillon.outcome import ATTEMPT_TIMEOUT, BAD_PAYLOAD, BAD_RESULT
+from carillon.outcome import ATTEMPT_TIMEOUT, BAD_PAYLOAD, BAD_RESULT, is_code
+from carillon.status_details import StatusDetails
 from carillon.structs import from_struct
 from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc, run_pb2
 
@@ -20,13 +20,13 @@ from worker_service.targets import addresses, answer
 from worker_service.targets.addresses import AddressError, GrpcAddress
 from worker_service.targets.allowed import TARGET_NOT_ALLOWED, Gate
 from worker_service.targets.channels import Channels
+from worker_service.targets.following import bounded
 from worker_service.targets.hosts import Address
 from worker_service.targets.resolving import NotResolved
 
 METHOD = "carillon.v1.JobHandlerService/Execute"
 MOST_ITEMS = 10_000
 
-_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _REFUSED = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED})
 # Codes that the scheduler never tries again, as it must not after the statuses above.
 _FINAL = frozenset({BAD_PAYLOAD, BAD_RESULT})
@@ -74,7 +74,8 @@ class GrpcExecutor:
         """Calls the service. Status `OK` completes the run; the items that its answer names are recorded.
 
         Errors: Failed with the code that the service gave; else `GRPC_REFUSED` for `INVALID_ARGUMENT` and
-        `UNIMPLEMENTED`, `GRPC_STATUS` for any other status, and `TARGET_NOT_ALLOWED`.
+        `UNIMPLEMENTED`, and for any other status its name, such as `GRPC_UNAVAILABLE`; and what the status details ask
+        to follow. `GRPC_UNAVAILABLE` too if its name is not found, and `TARGET_NOT_ALLOWED`.
         """
         server = self._address(assignment)
         admitted = await self._admitted(server, assignment.service)
@@ -103,7 +104,7 @@ class GrpcExecutor:
         try:
             return await self._gate.admit(what, service, server.host, server.port, listed=service in self._base_urls)
         except NotResolved as error:
-            raise Failed("GRPC_STATUS", f"{what} got no answer: {error}") from None
+            raise Failed("GRPC_UNAVAILABLE", f"{what} got no answer: {error}") from None
 
     async def _call(
         self, server: GrpcAddress, admitted: Sequence[Address], assignment: Assignment
@@ -151,12 +152,22 @@ def _failed(server: GrpcAddress, assignment: Assignment, error: grpc.aio.AioRpcE
         return Failed(ATTEMPT_TIMEOUT, f"the attempt took longer than {assignment.attempt_timeout:g} s")
     trailer = dict(error.trailing_metadata() or ())
     said = status_details.decode(trailer.get(status_details.KEY))
+    code = _code(status, said)
+    if code != said.reason:
+        message = f"{METHOD} at {server} answered {status.name}: {message}"
+    if said.no_retry:
+        return Failed(code, message, said.detail, retry=False)
+    wait = None if said.retry_after is None else bounded(said.retry_after)
+    return Failed(code, message, said.detail, retry_after=wait)
+
+
+def _code(status: grpc.StatusCode, said: StatusDetails) -> str:
+    """The service's own name for the failure, unless the status rules out what the name leaves open."""
     refused = status in _REFUSED
-    named = said.domain == status_details.CARILLON and _CODE.fullmatch(said.reason)
+    named = said.domain == status_details.CARILLON and is_code(said.reason)
     if named and (not refused or said.reason in _FINAL):
-        return Failed(said.reason, message, said.detail)
-    sentence = f"{METHOD} at {server} answered {status.name}: {message}"
-    return Failed("GRPC_REFUSED" if refused else "GRPC_STATUS", sentence, said.detail)
+        return said.reason
+    return "GRPC_REFUSED" if refused else f"GRPC_{status.name}"
 
 
 def _completed(response: job_handler_service_pb2.ExecuteResponse, run: Run) -> Completed:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from http import HTTPStatus
 from types import SimpleNamespace, TracebackType
 
@@ -20,6 +21,7 @@ from worker_service.targets import addresses, answer, connecting, request
 from worker_service.targets.addresses import AddressError, shown
 from worker_service.targets.allowed import TARGET_NOT_ALLOWED, Gate
 from worker_service.targets.exchange import RAW_BYTES, AnswerTooLong
+from worker_service.targets.following import asked_by
 from worker_service.targets.hosts import Address
 from worker_service.targets.resolving import NotResolved
 from worker_service.targets.signing import Signer
@@ -80,8 +82,8 @@ class HttpExecutor:
     async def execute(self, assignment: Assignment, run: Run) -> Completed:  # noqa: ARG002 - the port has it
         """POSTs the run. Any 2xx status completes it, whatever the body says.
 
-        Errors: Failed with `HTTP_STATUS` (redirects too: none is followed), `HTTP_UNREACHABLE`, `TARGET_NOT_ALLOWED`
-        or `SIGNING_KEY_MISSING`.
+        Errors: Failed with the status, such as `HTTP_503` (redirects too: none is followed), and what the answer's
+        headers ask to follow; with `HTTP_UNREACHABLE`, `TARGET_NOT_ALLOWED` or `SIGNING_KEY_MISSING`.
         """
         self._signer.require_key(assignment.service)
         url = self._address(assignment)
@@ -156,7 +158,7 @@ def _was_closed_while_idle(call: _Call, error: Exception) -> bool:
 
 async def _outcome(url: URL, response: aiohttp.ClientResponse) -> Completed:
     if not 200 <= response.status < 300:
-        raise Failed("HTTP_STATUS", _refusal(url, response), detail=await _first_part(response))
+        raise await _refusal(url, response)
     body = bytearray()
     await _read_up_to(response, answer.BODY_BYTES + 1, body)
     if len(body) > answer.BODY_BYTES:
@@ -165,7 +167,18 @@ async def _outcome(url: URL, response: aiohttp.ClientResponse) -> Completed:
     return answer.completed(response.content_type, bytes(body))
 
 
-def _refusal(url: URL, response: aiohttp.ClientResponse) -> str:
+async def _refusal(url: URL, response: aiohttp.ClientResponse) -> Failed:
+    asked = asked_by(response.headers, datetime.now(timezone.utc))
+    return Failed(
+        f"HTTP_{response.status}",
+        _sentence(url, response) + asked.problem,
+        await _first_part(response),
+        retry=asked.retry,
+        retry_after=asked.retry_after,
+    )
+
+
+def _sentence(url: URL, response: aiohttp.ClientResponse) -> str:
     sentence = f"POST {shown(url)} answered {response.status} {_reason(response)}".rstrip()
     location = response.headers.get("Location")
     if not 300 <= response.status < 400 or not location:

@@ -21,7 +21,7 @@ from scheduler_service.domain.timing.model import Occurrence, Timing
 ON_TIME = timedelta(seconds=60)
 """An occurrence less late than this is on time, and catch-up does not apply to it."""
 
-MissedReason = Literal["catch_up_none", "catch_up_latest", "outside_window", "set_aside"]
+MissedReason = Literal["catch_up_none", "catch_up_latest", "outside_window", "set_aside", "remedied"]
 
 _TICK = timedelta(microseconds=1)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -60,8 +61,12 @@ def zone(name: str) -> ZoneInfo:
     if name not in _names():
         raise TimingError("time_zone", f"{name[:64]!a} is not an IANA time zone", _advice(name[:64]))
     resource = importlib.resources.files("tzdata").joinpath("zoneinfo", *name.split("/"))
-    with resource.open("rb") as table:
-        return ZoneInfo.from_file(table, key=name)
+    try:
+        with resource.open("rb") as table:
+            return ZoneInfo.from_file(table, key=name)
+    except (OSError, ValueError, struct.error) as error:
+        why = f"the rules of {name!a} cannot be read ({type(error).__name__}: {error})"
+        raise TimingError("time_zone", why, "install tzdata again where the scheduler runs") from error
 
 
 def stretches(name: str, start: datetime, end: datetime) -> Iterator[Stretch]:

@@ -55,12 +55,17 @@ class Service:
 
     async def refusal(self, payload: dict[str, Any], **fields: Any) -> tuple[grpc.StatusCode, str, str, str]:
         """Status, message, code and detail."""
+        error, said = await self.error(payload, **fields)
+        return error.code(), error.details() or "", said.reason, said.detail
+
+    async def error(
+        self, payload: dict[str, Any], **fields: Any
+    ) -> tuple[grpc.aio.AioRpcError, status_details.StatusDetails]:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await self.call(payload, **fields)
         error = raised.value
         trailers: Any = error.trailing_metadata()
-        said = status_details.decode(dict(trailers).get(status_details.KEY))
-        return error.code(), error.details() or "", said.reason, said.detail
+        return error, status_details.decode(dict(trailers).get(status_details.KEY))
 
     async def stop(self) -> None:
         if self._channel is not None:
@@ -186,6 +191,20 @@ async def test_a_failure_keeps_its_name_message_and_detail(service: Service) -> 
         "EXPORT_EMPTY",
         "the query had no rows",
     )
+
+
+@pytest.mark.parametrize(
+    ("wish", "no_retry", "retry_after"), [({"retry": False}, True, None), ({"retry_after": 2.5}, False, 2.5)]
+)
+async def test_a_failure_says_what_is_to_follow(
+    service: Service, wish: dict[str, Any], no_retry: bool, retry_after: float | None
+) -> None:
+    @service.handler()
+    async def sync() -> None:
+        raise carillon.Failed("BUSY", "later", **wish)
+
+    _, said = await service.error({})
+    assert (said.reason, said.no_retry, said.retry_after) == ("BUSY", no_retry, retry_after)
 
 
 async def test_an_exception_is_unknown_with_its_traceback(service: Service, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from carillon.execution import Completed, Failed, Run
 from carillon.v1 import work_pb2
+from google.protobuf import duration_pb2
 
 if TYPE_CHECKING:
     from tests.rpc.client.conftest import Recorder, ScriptedScheduler
@@ -203,6 +204,39 @@ async def test_what_an_executor_raises_is_the_runs_error(
     assert ("Traceback" in result.error.detail) == (code == "HANDLER_ERROR")
 
 
+@pytest.mark.parametrize(
+    ("raised", "following"),
+    [
+        (Failed("BUSY", "later"), None),
+        (Failed("BAD_INPUT", "no such brand", retry=False), work_pb2.Following(no_retry=True)),
+        (
+            Failed("BUSY", "later", retry_after=1.5),
+            work_pb2.Following(retry_after=duration_pb2.Duration(seconds=1, nanos=500_000_000)),
+        ),
+        (Failed("BUSY", "later", retry_after=0), work_pb2.Following(retry_after=duration_pb2.Duration())),
+    ],
+    ids=["nothing", "no_retry", "retry_after", "at_once"],
+)
+async def test_what_a_failure_asks_to_follow_goes_to_the_scheduler(
+    scheduler: ScriptedScheduler,
+    executor: Recorder,
+    start_session: Any,
+    new_run: Any,
+    raised: Failed,
+    following: work_pb2.Following | None,
+) -> None:
+    async def fail(run: Run) -> Completed:
+        raise raised
+
+    executor.act = fail
+    start_session()
+    stream = await scheduler.next_stream()
+    stream.welcome()
+    stream.assign(new_run(1))
+    [result] = (await stream.next("results")).results
+    assert (result.following if result.HasField("following") else None) == following
+
+
 async def test_a_result_that_cannot_be_recorded_fails_by_name(
     scheduler: ScriptedScheduler, executor: Recorder, start_session: Any, new_run: Any
 ) -> None:
@@ -278,4 +312,4 @@ async def test_a_result_that_does_not_count_is_forgotten_and_named(
     stream.acknowledge(results, work_pb2.RESULT_VERDICT_STALE)
     await session.wait_until(lambda state: state.held == 0, 10)
     assert session.state().unacknowledged == 0
-    assert str(uuid.UUID(int=1)) in caplog.text
+    assert f"the result of run {uuid.UUID(int=1)}, attempt 1, does not count (STALE): the run was given" in caplog.text

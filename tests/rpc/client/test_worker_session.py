@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from carillon.backoff import Backoff
 from carillon.execution import Completed, Run
 from carillon.v1 import work_pb2
 
@@ -207,6 +209,94 @@ async def test_what_outlasts_the_drain_is_given_up(
     await stream.next("goodbye")
     await in_time(draining)
     assert "results" not in stream.seen
+
+
+class CountedBackoff(Backoff):
+    """Waits for a moment, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(0.001, 0.001)
+        self.waits = self.resets = 0
+
+    def next(self) -> float:
+        self.waits += 1
+        return super().next()
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+async def test_waits_begin_anew_only_after_a_stream_that_lasted(
+    scheduler: ScriptedScheduler, start_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backoff = CountedBackoff()
+    monkeypatch.setattr("carillon.streams.Backoff", lambda *_: backoff)
+    start_session()
+    for _ in range(3):
+        stream = await scheduler.next_stream()
+        stream.welcome(heartbeat=30)
+        await stream.next("heartbeat")
+        stream.end(grpc.StatusCode.UNAVAILABLE, "going away")
+        await stream.ended.wait()
+    lasting = await scheduler.next_stream()
+    assert (backoff.waits, backoff.resets) == (3, 0)
+    lasting.welcome(heartbeat=0.01)
+    for _ in range(3):
+        await lasting.answer_heartbeat()
+    lasting.end(grpc.StatusCode.UNAVAILABLE, "going away")
+    await scheduler.next_stream()
+    assert (backoff.waits, backoff.resets) == (4, 1)
+
+
+async def test_replicas_that_all_drain_are_not_hurried(
+    scheduler: ScriptedScheduler, start_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backoff = CountedBackoff()
+    monkeypatch.setattr("carillon.streams.Backoff", lambda *_: backoff)
+    start_session()
+    for waits in range(4):
+        stream = await scheduler.next_stream()
+        assert backoff.waits == waits
+        stream.welcome(heartbeat=30)
+        stream.say(drain=work_pb2.Drain())
+
+
+async def test_a_replica_that_does_not_answer_leaves_time_for_another(
+    scheduler: ScriptedScheduler, executor: Recorder, start_session: Any, new_run: Any, in_time: Any
+) -> None:
+    executor.act = executor.for_ever
+    start_session()
+    first = await scheduler.next_stream()
+    hello = await first.next("hello")
+    first.welcome(lease=6, heartbeat=0.05)
+    await first.answer_heartbeat()
+    first.assign(new_run(1), claim=4)
+    run = await in_time(executor.started.get())
+    first.end(grpc.StatusCode.UNAVAILABLE, "killed")
+    silent = await scheduler.next_stream()
+    await silent.next("hello")
+    other = await scheduler.next_stream()
+    again = await other.next("hello")
+    assert (again.session_id, list(again.held_claims)) == (hello.session_id, [4])
+    assert not run.cancelled
+
+
+async def test_results_that_are_lost_with_their_session_are_named(
+    scheduler: ScriptedScheduler, start_session: Any, new_run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    start_session(prefetch=30)
+    first = await scheduler.next_stream()
+    first.welcome()
+    first.assign(*(new_run(number) for number in range(1, 24)))
+    reported = 0
+    while reported < 23:
+        reported += len((await first.next("results")).results)
+    with caplog.at_level(logging.WARNING, "carillon"):
+        first.end(grpc.StatusCode.FAILED_PRECONDITION, "no such session", "SESSION_LOST")
+        await scheduler.next_stream()
+    named = [record.getMessage() for record in caplog.records if "was not acknowledged" in record.getMessage()]
+    assert [str(uuid.UUID(int=number)) in line for number, line in enumerate(named, 1)] == [True] * 20
+    assert "so it is with the results of 3 more runs" in caplog.text
 
 
 async def test_a_refused_worker_says_why_once(

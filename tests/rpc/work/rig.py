@@ -4,6 +4,7 @@ real database; and a worker that is nothing but generated stubs."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -73,12 +74,13 @@ class Replica:
     hello_timeout: float = PATIENCE
     openings: Rate = OPENINGS
     completes: bool = True
+    stream_age: float = 0.0
     address: str = ""
 
     def __post_init__(self) -> None:
         self.sessions = Sessions(lambda: None)
         self.leases = Leases(
-            self.database, self.sessions, self.wakeups, replica=f"replica-{id(self)}", clock=self.clock
+            self.database, self.sessions, self.wakeups, replica=f"replica-{id(self)}", clock=self.passing
         )
         self.reports = Reports(self.wakeups)
         self.completer = Completer(self.wakeups)
@@ -91,9 +93,14 @@ class Replica:
             replica="replica-1",
             hello_timeout=self.hello_timeout,
             openings=self.openings,
+            stream_age=self.stream_age,
             new_outbox=self.new_outbox,
             clock=self.clock,
         )
+
+    def passing(self) -> float:
+        """The clock of what is compared with the database's: it passes by itself, too."""
+        return time.monotonic() + self.clock.now
 
 
 @asynccontextmanager
@@ -109,7 +116,7 @@ async def serving(replica: Replica, credentials: Credentials | None = None) -> A
     await server.start()
     async with AsyncExitStack() as stack:
         connect = replica.database.hot_connection
-        reaper = Reaper(replica.sessions, replica.leases, replica.wakeups)
+        reaper = Reaper(replica.sessions, replica.leases, replica.wakeups, clock=replica.passing)
         dispatcher = Dispatcher(replica.sessions, replica.wakeups)
         second = SecondTicker(connect, dispatcher, replica.wakeups)
         ticker = Ticker(connect, dispatcher, replica.wakeups, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from scheduler_service.domain.attempt import Result
 from scheduler_service.domain.record import ItemCounts
+from scheduler_service.domain.retry import Following
 from scheduler_service.rpc.work_decode import items_of, progress_of, results_of, starts_of
 from scheduler_service.rpc.work_json import MAX_BYTES, problem_of
 from tests.conftest import DatabaseUrls
@@ -128,6 +130,39 @@ def test_durations_are_brought_into_range(duration: Duration, seconds: float) ->
     assert a_result(outcome=COMPLETED, duration=duration).duration == seconds
     [(_, age)] = starts_of(work_pb2.Starts(starts=[work_pb2.AttemptStart(attempt=REF, age=duration)]))
     assert age == seconds
+
+
+@pytest.mark.parametrize(
+    ("wish", "read"),
+    [
+        ({"no_retry": True}, Following(no_retry=True)),
+        ({"no_retry": False}, None),
+        ({}, None),
+        ({"retry_after": Duration(seconds=30, nanos=500_000_000)}, Following(retry_after=timedelta(seconds=30.5))),
+        ({"retry_after": Duration()}, Following(retry_after=timedelta(0))),
+        ({"retry_after": Duration(seconds=-5)}, Following(retry_after=timedelta(0))),
+        ({"retry_after": Duration(seconds=2**62, nanos=-1)}, Following(retry_after=timedelta(days=7))),
+    ],
+    ids=["no-retry", "not-set", "nothing", "later", "at-once", "negative", "absurd"],
+)
+def test_what_a_target_asks_to_follow_is_brought_into_range(wish: dict[str, Any], read: Following | None) -> None:
+    following = work_pb2.Following(**wish)
+    assert a_result(outcome=FAILED, following=following).following == read
+    assert a_result(outcome=work_pb2.ATTEMPT_OUTCOME_CANCELLED, following=following).following == read
+    assert a_result(outcome=FAILED).following is None
+
+
+def test_of_two_wishes_the_later_counts_as_protobuf_has_it() -> None:
+    both = work_pb2.Following(no_retry=True).SerializeToString()
+    both += work_pb2.Following(retry_after=Duration(seconds=1)).SerializeToString()
+    result = a_result(outcome=FAILED, following=work_pb2.Following.FromString(both))
+    assert result.following == Following(retry_after=timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("outcome", [COMPLETED, work_pb2.ATTEMPT_OUTCOME_RETURNED])
+def test_a_wish_beside_what_is_no_failure_is_ignored(outcome: work_pb2.AttemptOutcome.ValueType) -> None:
+    wished = a_result(outcome=outcome, following=work_pb2.Following(no_retry=True))
+    assert wished.digest() == a_result(outcome=outcome).digest()
 
 
 @pytest.mark.parametrize("counts", [{"processed": -1}, {"failed": 10**12 + 1}])

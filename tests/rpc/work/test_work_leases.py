@@ -170,7 +170,7 @@ async def test_goodbye_frees_at_once_and_charges_only_what_had_started(
     assert (await worker.status())[0] is grpc.StatusCode.OK
     assert one(admin, SESSIONS) == 0
     live = admin.execute("select session_id, attempt, alone from carillon.live_runs order by run_id").fetchall()
-    assert live == [(None, 2, True), (None, 1, False)]
+    assert live == [(None, 2, False), (None, 1, False)]
 
 
 async def test_a_closed_stream_frees_nothing(
@@ -217,7 +217,7 @@ async def test_drain_closes_streams_that_stay(worker: RawWorker, replica: Replic
 
 async def test_a_worker_that_does_not_read_is_closed(database: Database) -> None:
     async with (
-        serving(Replica(database, new_outbox=lambda: Outbox(most_characters=4 * 1024 * 1024))) as replica,
+        serving(Replica(database, new_outbox=lambda: Outbox(most_bytes=4 * 1024 * 1024))) as replica,
         a_worker(replica) as worker,
     ):
         await worker.welcomed()

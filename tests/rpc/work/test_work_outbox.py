@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -41,8 +42,31 @@ async def test_large_payloads_are_split_into_messages_that_every_worker_accepts(
     outbox = Outbox()
     outbox.assign(7, [a_claimed_run("x" * 256 * 1024) for _ in range(5)])
     messages = await sent(outbox)
-    assert [len(message.assignments.assignments) for message in messages] == [2, 2, 1]
+    assert [len(message.assignments.assignments) for message in messages] == [3, 2]
     assert max(message.ByteSize() for message in messages) < 1024 * 1024
+
+
+@pytest.mark.parametrize("payload", [chr(0x1F600) * 64 * 1024, "{}"], ids=["not ASCII", "labels"])
+async def test_what_is_not_seen_in_a_payloads_length_counts_too(payload: str) -> None:
+    labels = {f"label-{number}": chr(0x1F600) * 256 for number in range(32)}
+    runs = [replace(a_claimed_run(payload), labels=labels) for _ in range(300)]
+    outbox = Outbox()
+    outbox.assign(7, runs)
+    messages = await sent(outbox)
+    assert sum(len(message.assignments.assignments) for message in messages) == 300
+    assert max(message.ByteSize() for message in messages) < 1024 * 1024
+
+
+async def test_it_says_when_it_is_full_and_when_it_is_so_no_longer() -> None:
+    outbox, said = Outbox(), list[bool]()
+    outbox.on_full = said.append
+    messages = aiter(outbox.messages())
+    for _ in range(20):
+        outbox.assign(7, [a_claimed_run("x" * 256 * 1024)])
+    assert said == [True]
+    while len(said) < 2:
+        await anext(messages)
+    assert said == [True, False]
 
 
 async def test_an_assignment_says_all_about_its_run() -> None:
@@ -97,7 +121,7 @@ async def test_a_worker_that_does_not_read_ends_its_stream() -> None:
 
 
 async def test_payloads_that_pile_up_end_the_stream_and_those_that_were_sent_do_not() -> None:
-    outbox = Outbox(most_characters=1000)
+    outbox = Outbox(most_bytes=2000)
     messages: AsyncIterator[worker_service_pb2.WorkResponse] = aiter(outbox.messages())
     for _ in range(5):
         outbox.assign(7, [a_claimed_run("x" * 900)])

@@ -126,7 +126,7 @@ async def test_grpc_calls_are_carried_out_and_counted_too(
     probes = (await worker.logged("listening"))["url"]
     await scheduler.assign(f"grpc://127.0.0.1:{unused_tcp_port}")
     result = await result_of(scheduler)
-    assert (result.outcome, result.error.code) == (work_pb2.ATTEMPT_OUTCOME_FAILED, "GRPC_STATUS")
+    assert (result.outcome, result.error.code) == (work_pb2.ATTEMPT_OUTCOME_FAILED, "GRPC_UNAVAILABLE")
     _, figures = await fetch(f"{probes}/metrics")
     assert 'carillon_worker_grpc_seconds_count{status="UNAVAILABLE"} 1.0' in figures
 
@@ -154,9 +154,9 @@ async def test_a_service_that_refuses_fails_the_attempt(
     await scheduler.assign(await serve(endpoint))
     result = await result_of(scheduler)
     assert result.outcome == work_pb2.ATTEMPT_OUTCOME_FAILED
-    assert result.error.code == "HTTP_STATUS"
+    assert result.error.code == "HTTP_409"
     assert result.error.detail == "already closed"
-    assert (await worker.logged("attempt failed"))["code"] == "HTTP_STATUS"
+    assert (await worker.logged("attempt failed"))["code"] == "HTTP_409"
 
 
 async def test_a_cancelled_run_closes_its_request(scheduler: ScriptedScheduler, worker: Worker, serve: Serve) -> None:

@@ -28,6 +28,7 @@ async def steer(client: carillon.Client) -> None:
         assert_type(seen.state, run_pb2.RunState.ValueType)
     assert_type(await client.put_schedule("email-service/digest", tenant="acme", cron="@daily"), schedule_pb2.Schedule)
     assert_type(await client.update_job("email-service/digest", overlap="skip", retries=5), job_pb2.Job)
+    assert_type(await client.update_job("email-service/digest", never_retry=["HTTP_4*"], retry_jitter=1), job_pb2.Job)
 
     resumed = await client.resume_schedule("email-service/digest", tenant="acme", catch_up="latest", validate_only=True)
     assert_type(resumed.catch_up.runs, int)

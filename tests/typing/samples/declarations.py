@@ -22,6 +22,10 @@ jobs.endpoint(
     run_timeout=3600.5,
     retries=3,
     retry_delay=60,
+    retry_multiplier=1.5,
+    max_retry_delay=timedelta(hours=1),
+    retry_jitter=0.2,
+    never_retry=["HTTP_404", "EXPORT_*"],
     overlap="buffer_one",
     catch_up="all",
     catch_up_window=timedelta(hours=6),
@@ -58,6 +62,11 @@ jobs.endpoint("b", "/b", gap="first")  # E: Argument "gap" to "endpoint" of "Job
 jobs.endpoint("c", "/c", repeat="skip")  # E: Argument "repeat" to "endpoint" of "Jobs" has incompatible type
 jobs.endpoint("d", "/d", retries="3")  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "str"
 jobs.endpoint("e", "/e", retries=1.5)  # E: Argument "retries" to "endpoint" of "Jobs" has incompatible type "float"
+jobs.endpoint("e2", "/e", retry_multiplier="2")  # E: Argument "retry_multiplier" to "endpoint" of "Jobs" has
+jobs.endpoint("e3", "/e", max_retry_delay="1h")  # E: Argument "max_retry_delay" to "endpoint" of "Jobs" has
+jobs.endpoint("e4", "/e", retry_jitter="0.2")  # E: Argument "retry_jitter" to "endpoint" of "Jobs" has
+jobs.endpoint("e5", "/e", never_retry="HTTP_404")  # E: Argument "never_retry" to "endpoint" of "Jobs" has
+jobs.endpoint("e6", "/e", never_retry=[404])  # E: List item 0 has incompatible type "int"; expected "str"
 jobs.endpoint("f", "/f", timeout="5m")  # E: Argument "timeout" to "endpoint" of "Jobs" has incompatible type "str"
 jobs.endpoint("g", "/g", config=["a"])  # E: Argument "config" to "endpoint" of "Jobs" has incompatible type "list[str]"
 jobs.endpoint("h", "/h", labels={"team": 5})  # E: incompatible type "str": "int"

@@ -175,6 +175,15 @@ UNARY = [
         run_service_pb2.CancelRunResponse(run=RUN),
         RUN,
     ),
+    Case(
+        "retry_run",
+        ("1",),
+        ("RunService", "RetryRun"),
+        run_service_pb2.RetryRunRequest(name="runs/1", request_id="r-1"),
+        run_service_pb2.RetryRunResponse(run=RUN),
+        RUN,
+        {"request_id": "r-1"},
+    ),
 ]
 
 # Of these, `answer` and `result` are the first page's; the second has another of the same.

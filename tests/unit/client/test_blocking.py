@@ -145,6 +145,7 @@ def test_a_call_that_makes_runs_can_be_repeated_safely_unless_it_is_told_how(
         (("JobService", "TriggerJob"), lambda: client.trigger_job("kpi/sync")),
         (("JobService", "BackfillJob"), lambda: client.backfill_job("kpi/sync", SINCE, SINCE)),
         (("ScheduleService", "RunSchedule"), lambda: client.run_schedule("kpi/sync")),
+        (("RunService", "RetryRun"), lambda: client.retry_run("1")),
     ]
     seen = set()
     for rpc, call in calls * 2:
@@ -153,7 +154,7 @@ def test_a_call_that_makes_runs_can_be_repeated_safely_unless_it_is_told_how(
         answering.terminate(None, (), grpc.StatusCode.UNAVAILABLE, "")
         assert isinstance(asked.exception(SAFETY_SECONDS), SchedulerUnavailable)
         seen.add(request.request_id)
-    assert len(seen) == 6
+    assert len(seen) == 8
     assert "" not in seen
 
 

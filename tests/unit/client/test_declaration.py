@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from carillon import Jobs, Run
+from carillon.overrides import overrides_and_mask
 from carillon.v1 import job_pb2
 
 
@@ -24,6 +25,10 @@ def test_options_become_the_declared_job() -> None:
         run_timeout=timedelta(hours=2),
         retries=4,
         retry_delay=0.5,
+        retry_multiplier=2,
+        max_retry_delay=timedelta(hours=1),
+        retry_jitter=0.25,
+        never_retry=["HTTP_404", "EXPORT_*"],
         overlap="allow_all",
         gap="skip",
         repeat="both",
@@ -49,6 +54,9 @@ def test_options_become_the_declared_job() -> None:
     assert spec.policies.run_timeout.seconds == 7_200
     assert spec.policies.retry.max_attempts == 5
     assert spec.policies.retry.delay.nanos == 500_000_000
+    assert (spec.policies.retry.multiplier, spec.policies.retry.jitter) == (2, 0.25)
+    assert spec.policies.retry.max_delay.seconds == 3_600
+    assert list(spec.policies.retry.never_retry.codes) == ["HTTP_404", "EXPORT_*"]
     assert spec.policies.overlap == job_pb2.OVERLAP_ALLOW_ALL
     assert spec.policies.HasField("cancel_grace")
     assert spec.policies.catch_up == job_pb2.CATCH_UP_ALL
@@ -101,12 +109,61 @@ def test_what_is_not_said_is_left_to_the_scheduler() -> None:
     assert not spec.policies.HasField("retry")
 
 
+def test_codes_and_numbers_of_retries_that_are_none_differ_from_unsaid_ones() -> None:
+    jobs = Jobs("email-service")
+    jobs.endpoint("ping", "http://elsewhere/ping", never_retry=(), retry_jitter=0, max_retry_delay=0)
+    retry = jobs.manifest().jobs[0].policies.retry
+    assert [retry.HasField(name) for name in ("never_retry", "jitter", "max_delay", "multiplier", "delay")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_operators_may_change_all_of_the_retry_policy() -> None:
+    overrides, mask = overrides_and_mask(
+        {
+            "retries": 4,
+            "retry_delay": 5,
+            "retry_multiplier": 1.5,
+            "max_retry_delay": 60,
+            "retry_jitter": 1,
+            "never_retry": ["GRPC_NOT_FOUND"],
+        }
+    )
+    names = [field.name for field in job_pb2.RetryPolicy.DESCRIPTOR.fields]
+    assert sorted(mask.paths) == sorted(f"policies.retry.{name}" for name in names)
+    retry = overrides.policies.retry
+    assert (retry.multiplier, retry.max_delay.seconds, retry.jitter) == (1.5, 60, 1)
+    assert list(retry.never_retry.codes) == ["GRPC_NOT_FOUND"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
         ({"retires": 3}, TypeError, "unknown option 'retires'; did you mean 'retries'?"),
         ({"retries": -1}, ValueError, "retries must be a whole number from 0 to 99, not -1"),
         ({"retries": True}, ValueError, "retries must be a whole number"),
+        ({"retry_multiplier": 0.5}, ValueError, "retry_multiplier must be from 1 to 100, not 0.5"),
+        ({"retry_multiplier": float("nan")}, ValueError, "retry_multiplier must be from 1 to 100, not nan"),
+        ({"retry_multiplier": True}, TypeError, "retry_multiplier must be a number, not bool"),
+        ({"retry_jitter": 1.5}, ValueError, "retry_jitter must be from 0 to 1, not 1.5"),
+        ({"retry_jitter": "0.5"}, TypeError, "retry_jitter must be a number, not str"),
+        ({"max_retry_delay": 8 * 86_400}, ValueError, "max_retry_delay must be from 0 s to 7 days"),
+        ({"max_retry_delay": -1}, ValueError, "max_retry_delay must be a number of seconds from 0 on, not -1"),
+        ({"timeout": 1e300}, ValueError, "timeout must be at most 315576000000 seconds, which is 10,000 years"),
+        ({"phase": timedelta.max}, ValueError, "phase must be at most 315576000000 seconds, which is 10,000 years"),
+        ({"retry_delay": 10**400}, ValueError, "retry_delay must be at most 315576000000 seconds"),
+        ({"never_retry": "HTTP_404"}, TypeError, "never_retry must be a list of codes, such as ['HTTP_404'], not str"),
+        ({"never_retry": ["http_404"]}, ValueError, "never_retry: 'http_404' must be capitals, digits and underscores"),
+        ({"never_retry": [404]}, ValueError, "never_retry: 404 must be capitals"),
+        ({"never_retry": ["*"]}, ValueError, "never_retry: '*' must be"),
+        ({"never_retry": ["A*B"]}, ValueError, "never_retry: 'A*B' must be"),
+        ({"never_retry": ["A" * 63 + "*"]}, ValueError, "at most 63 characters"),
+        ({"never_retry": ["A", "B", "A"]}, ValueError, "never_retry names 'A' twice"),
+        ({"never_retry": [f"A{n}" for n in range(51)]}, ValueError, "never_retry has 51 codes; at most 50 are allowed"),
         ({"timeout": 0}, ValueError, "timeout must be from 1 s to 7 days, not 0 s"),
         ({"timeout": "90"}, TypeError, "timeout must be seconds or a timedelta, not str"),
         ({"timeout": float("nan")}, ValueError, "timeout must be a number of seconds"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import json
+import pickle
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any, Literal, TypedDict
 
 import pydantic
@@ -179,6 +180,39 @@ def test_a_code_of_a_failure_is_a_word() -> None:
     assert str(Failed("EXPORT_EMPTY", "nothing")) == "EXPORT_EMPTY: nothing"
     with pytest.raises(ValueError, match=r"Failed\(code, message\)"):
         Failed("it broke", "badly")
+
+
+def test_a_failure_says_what_is_to_follow() -> None:
+    assert (Failed("A", "b").retry, Failed("A", "b").retry_after) == (True, None)
+    final = Failed("BAD_INPUT", "no such brand", retry=False)
+    assert (final.retry, final.retry_after) == (False, None)
+    assert Failed("BUSY", "later", retry_after=0).retry_after == 0
+    assert Failed("BUSY", "later", retry_after=timedelta(seconds=90.5)).retry_after == 90.5
+    assert Failed("BUSY", "later", retry_after=8 * 86_400).retry_after == 7 * 86_400
+    assert Failed("BUSY", "later", retry_after=1e300).retry_after == 7 * 86_400
+    assert Failed("BUSY", "later", retry_after=timedelta.max).retry_after == 7 * 86_400
+    copied = pickle.loads(pickle.dumps(Failed("BUSY", "later", "why", retry_after=3)))
+    assert (copied.code, copied.detail, copied.retry_after) == ("BUSY", "why", 3)
+
+
+@pytest.mark.parametrize(
+    ("wish", "error", "says"),
+    [
+        ({"retry": False, "retry_after": 30}, ValueError, "says two things"),
+        ({"retry": 3}, TypeError, "must be True or False, not 3"),
+        ({"retry_after": -1}, ValueError, "must be a number of seconds from 0 on, not -1"),
+        ({"retry_after": timedelta(seconds=-1)}, ValueError, "must be a number of seconds from 0 on, not -1.0"),
+        ({"retry_after": float("nan")}, ValueError, "must be a number of seconds from 0 on, not nan"),
+        ({"retry_after": float("inf")}, ValueError, "must be a number of seconds from 0 on, not inf"),
+        ({"retry_after": "30"}, TypeError, "must be seconds or a timedelta, not str"),
+        ({"retry_after": True}, TypeError, "must be seconds or a timedelta, not bool"),
+    ],
+)
+def test_a_wish_that_cannot_be_is_a_sentence(wish: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error) as raised:
+        Failed("BUSY", "later", **wish)
+    assert says in str(raised.value)
+    assert "retry" in str(raised.value)
 
 
 def test_uuids_and_tuples_are_decoded() -> None:

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 from carillon import Cancelled, ItemCounts, Run
+from carillon.address import Turns
 from carillon.backoff import Backoff
 from carillon.held import HeldAttempt, Holdings
 from carillon.lease import Lease
+from carillon.lease_watch import LeaseWatch
 from carillon.outbox import MESSAGE_ENTRIES, Outbox
 from carillon.results import returned
 from carillon.run import Assignment
-from carillon.status_details import decode
+from carillon.status_details import decode, encode
 from carillon.text import REPORT_DEPTH, clean, report_json
 from carillon.v1 import worker_service_pb2
 from google.protobuf import duration_pb2
@@ -183,6 +185,81 @@ def test_unanswered_heartbeats_make_the_stream_silent() -> None:
     assert not lease.is_silent(200.0)
 
 
+class Clock:
+    """A clock that the test steps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_lease_is_over_by_the_clock_whether_its_timer_ran_or_not() -> None:
+    clock, ends = Clock(), []
+    watch = LeaseWatch(lambda: ends.append(clock.now), clock)
+    assert not watch.is_over()
+    watch.hello()
+    watch.welcomed(30.0)
+    clock.now = 126.9
+    assert not watch.is_over()
+    clock.now = 127.0
+    assert watch.is_over()
+    assert ends == []
+    watch.forget()
+    assert not watch.is_over()
+    watch.cancel()
+
+
+async def test_the_timer_runs_out_when_no_heartbeat_is_acknowledged() -> None:
+    clock, ended = Clock(), asyncio.Event()
+    watch = LeaseWatch(ended.set, clock)
+    watch.hello()
+    clock.now = 127.0  # welcomed late: nothing is left of it
+    watch.welcomed(30.0)
+    await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_waiting_for_a_replica_leaves_time_to_try_another() -> None:
+    clock = Clock()
+    watch = LeaseWatch(lambda: None, clock)
+    assert watch.patience(20.0) == 20.0
+    watch.hello()
+    watch.welcomed(30.0)
+    clock.now = 110.0
+    assert watch.patience(20.0) == 8.5
+    clock.now = 126.5
+    assert watch.patience(20.0) == 1.0
+    watch.cancel()
+
+
+def test_each_address_of_a_list_is_the_first_in_its_turn() -> None:
+    turns = Turns("ipv4:a:1,b:2,c:3")
+    tried = [turns.next() for _ in range(4)]
+    assert {target.partition(":")[0] for target in tried} == {"ipv4"}
+    assert {target.removeprefix("ipv4:").split(",")[0] for target in tried[:3]} == {"a:1", "b:2", "c:3"}
+    assert all(sorted(target.removeprefix("ipv4:").split(",")) == ["a:1", "b:2", "c:3"] for target in tried)
+    assert tried[3] == tried[0]
+
+
+@pytest.mark.parametrize("target", ["scheduler:7007", "dns:///scheduler:7007", "[::1]:7007", "unix:/run/a,b"])
+def test_a_target_that_is_no_list_stays_as_it_is(target: str) -> None:
+    turns = Turns(target)
+    assert [turns.next(), turns.next()] == [target, target]
+
+
+def test_workers_that_lost_their_scheduler_together_do_not_come_back_together() -> None:
+    fleet = [Backoff(0.2, 10.0) for _ in range(50)]
+    came = [0.0] * len(fleet)
+    for tries in range(1, 9):
+        waits = [backoff.next() for backoff in fleet]
+        longest = min(10.0, 0.2 * 2 ** (tries - 1))
+        assert all(longest / 2 <= wait <= longest for wait in waits)
+        came = [before + wait for before, wait in zip(came, waits, strict=True)]
+        tenth = max(sum(0 <= at - begin <= longest / 20 for at in came) for begin in came)
+        assert tenth < len(fleet) * 0.6, f"try {tries}"
+
+
 def test_waits_double_up_to_the_longest_and_start_over() -> None:
     backoff = Backoff(0.2, 1.0)
     for longest in (0.2, 0.4, 0.8, 1.0, 1.0):
@@ -297,6 +374,29 @@ def test_a_report_is_nested_as_deep_as_the_scheduler_takes_it() -> None:
 
 def test_a_backslash_before_u0000_is_no_nul() -> None:
     assert report_json("metrics", {"a": "\\u0000"}) == '{"a":"\\\\u0000"}'
+
+
+@pytest.mark.parametrize("retry_after", [0, 2.5, 604_800])
+def test_status_details_that_are_written_are_those_that_others_know(retry_after: float) -> None:
+    status = status_pb2.Status.FromString(encode(9, "later", reason="BUSY", detail="why", retry_after=retry_after))
+    info, debug, retry = error_details_pb2.ErrorInfo(), error_details_pb2.DebugInfo(), error_details_pb2.RetryInfo()
+    assert [packed.Unpack(known) for packed, known in zip(status.details, (info, debug, retry), strict=True)] == [
+        True
+    ] * 3
+    assert (info.reason, info.domain, dict(info.metadata), debug.detail) == ("BUSY", "carillon", {}, "why")
+    assert retry.retry_delay.ToTimedelta().total_seconds() == retry_after
+
+
+def test_status_details_say_that_a_failure_is_final() -> None:
+    written = encode(9, "no", reason="BAD_INPUT", detail="", retry=False)
+    info = error_details_pb2.ErrorInfo()
+    assert status_pb2.Status.FromString(written).details[0].Unpack(info)
+    assert dict(info.metadata) == {"retry": "false"}
+    assert decode(written).no_retry
+    assert not decode(encode(9, "no", reason="BAD_INPUT", detail="")).no_retry
+    elsewhere = status_pb2.Status()
+    elsewhere.details.add().Pack(error_details_pb2.ErrorInfo(domain="example.com", metadata={"retry": "false"}))
+    assert not decode(elsewhere.SerializeToString()).no_retry
 
 
 def test_status_details_are_read_beside_the_real_messages() -> None:

@@ -56,6 +56,26 @@ def test_without_asyncio(jobs: carillon.Jobs) -> None:
         "connection refused",
     )
     assert isinstance(outcome.exception, carillon.Failed)
+    assert (outcome.retry, outcome.retry_after) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("wish", "retry", "retry_after"),
+    [
+        ({"retry": False}, False, None),
+        ({"retry_after": timedelta(minutes=1.5)}, True, 90.0),
+        ({"retry_after": 0}, True, 0.0),
+    ],
+)
+async def test_what_a_handler_asks_to_follow_is_seen(
+    jobs: carillon.Jobs, wish: dict[str, Any], retry: bool, retry_after: float | None
+) -> None:
+    @jobs.handler("digest")
+    async def digest() -> None:
+        raise carillon.Failed("BUSY", "the mail server is busy", **wish)
+
+    outcome = await testing.run(jobs, "digest")
+    assert (outcome.error_code, outcome.retry, outcome.retry_after) == ("BUSY", retry, retry_after)
 
 
 async def test_a_run_is_as_declared_unless_the_test_says_otherwise(jobs: carillon.Jobs) -> None:

@@ -58,6 +58,23 @@ def test_each_owed_occurrence_is_run_or_missed_and_nothing_else_is(
     assert found.plan() == CatchUpPlan(len(run), len(missed), *([run[0], run[-1]] if run else []))
 
 
+@given(timing=timings, policy=policies, cuts=st.lists(minutes, max_size=6), data=st.data())
+def test_what_was_remedied_is_missed_and_all_else_as_it_was(
+    timing: Timing, policy: CatchUp, cuts: list[int], data: st.DataObject
+) -> None:
+    bounds = [START + cut * MINUTE for cut in sorted(set(cuts))]
+    owing = tuple(zip(bounds[::2], bounds[1::2], strict=False))
+    found = catch_up(timing, owing, START + 61 * MINUTE, policy, 60 * MINUTE)
+    run = instants(found)
+    remedied = data.draw(st.sets(st.sampled_from([*run, START, START + SECOND])))
+    left = found.without(remedied)
+    assert instants(left) == [each for each in run if each not in remedied]
+    assert [gap.first for gap in left.missed[len(found.missed) :]] == sorted(remedied & set(run))
+    assert left.missed[: len(found.missed)] == found.missed
+    plan, ran = left.plan(), instants(left)
+    assert plan == CatchUpPlan(len(ran), found.plan().missed + len(run) - len(ran), *([ran[0], ran[-1]] if ran else []))
+
+
 def test_what_an_earlier_revision_owed_is_not_run_even_on_time() -> None:
     span = (START, START + 3 * MINUTE)
     found = passed_over(TIMINGS[2], span)

@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+from structlog.testing import capture_logs
+
+from scheduler_service.loops import loop as loops
 from scheduler_service.loops.loop import Loop
 from scheduler_service.usecases.wakeups import Wakeup
 
@@ -26,7 +30,9 @@ async def connect() -> Any:
 class Stepping(Loop):
     """A loop around a test's step, which has nothing to do for a minute once it found nothing."""
 
-    def __init__(self, wakeup: Wakeup, step: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self, wakeup: Wakeup, step: Callable[[], Awaitable[bool]], connect: Callable[[], Awaitable[Any]] = connect
+    ) -> None:
         super().__init__("stepping", wakeup, connect)
         self._step = step
 
@@ -63,6 +69,24 @@ async def test_a_loop_goes_on_after_an_error_and_says_so() -> None:
     assert not loop.health().running
 
 
+async def test_a_loop_that_waits_to_try_again_is_hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "_SHORTEST_BACKOFF", 600.0)
+    monkeypatch.setattr(loops, "_LONGEST_BACKOFF", 600.0)
+    steps: asyncio.Queue[None] = asyncio.Queue()
+
+    async def step() -> bool:
+        steps.put_nowait(None)
+        raise RuntimeError("always")
+
+    loop = Stepping(Wakeup(), step)
+    loop.start()
+    for _ in range(3):
+        await asyncio.wait_for(steps.get(), 30)
+        await asyncio.sleep(0)
+        loop.hurry()
+    await loop.stop()
+
+
 async def test_a_wake_up_ends_the_wait() -> None:
     stepped: asyncio.Queue[None] = asyncio.Queue()
 
@@ -78,3 +102,75 @@ async def test_a_wake_up_ends_the_wait() -> None:
     async with asyncio.timeout(0.9):
         await stepped.get()
     await loop.stop()
+
+
+class Stray(BaseException):
+    """What is no Exception, out of a library."""
+
+
+@pytest.mark.parametrize("stray", [Stray("out of nowhere"), asyncio.CancelledError()], ids=["stray", "cancelled"])
+async def test_what_is_no_exception_is_got_over_with_a_new_connection(stray: BaseException) -> None:
+    connections: list[object] = []
+    went_on = asyncio.Event()
+
+    async def step() -> bool:
+        if len(connections) == 1:
+            raise stray
+        went_on.set()
+        return False
+
+    async def connect_anew() -> Any:
+        connections.append(Nothing())
+        return connections[-1]
+
+    loop = Stepping(Wakeup(), step, connect_anew)
+    with capture_logs() as logs:
+        loop.start()
+        async with asyncio.timeout(10):
+            await went_on.wait()
+    await asyncio.sleep(0)
+    assert loop.health().running
+    assert (len(connections), loop.failures) == (2, 1)
+    assert logs[0]["log_level"] == "critical"
+    await loop.stop()
+
+
+async def test_an_error_while_it_finds_out_how_long_to_wait_does_not_end_it() -> None:
+    waits, went_on = 0, asyncio.Event()
+
+    async def step() -> bool:
+        return False
+
+    class Waiting(Stepping):
+        def seconds_to_next(self) -> float:
+            nonlocal waits
+            waits += 1
+            if waits == 1:
+                raise ZeroDivisionError
+            went_on.set()
+            return 60.0
+
+    loop = Waiting(Wakeup(), step)
+    loop.start()
+    async with asyncio.timeout(10):
+        await went_on.wait()
+    assert loop.health().running
+    await loop.stop()
+
+
+async def test_whoever_cancels_its_task_ends_it() -> None:
+    stepped = asyncio.Event()
+
+    async def step() -> bool:
+        stepped.set()
+        await asyncio.Event().wait()
+        return False
+
+    loop = Stepping(Wakeup(), step)
+    loop.start()
+    await stepped.wait()
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "stepping")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not loop.health().running

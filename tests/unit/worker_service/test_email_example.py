@@ -106,6 +106,7 @@ async def test_message_ids_follow_from_run_and_recipient(client: Client, inbox: 
 async def test_a_body_that_is_no_run_is_refused(client: Client, inbox: Inbox, body: Any) -> None:
     response = await client.post("/api/jobs/weekly-digest", **signed_json(body))
     assert response.status == 400
+    assert response.headers["Carillon-Retry"] == "false"
     assert inbox.messages() == []
 
 
@@ -162,6 +163,7 @@ async def test_a_second_attempt_sends_only_what_is_missing(fickle: tuple[Fickle,
     server, client = fickle
     broken = await client.post("/api/jobs/weekly-digest", **signed_json(a_run()))
     assert broken.status == 503
+    assert broken.headers["Retry-After"] == "15"
     assert "421" in await broken.text()
     answer = await (await client.post("/api/jobs/weekly-digest", **signed_json(a_run(attempt=2)))).json()
     assert answer["items"] == {"processed": 12, "succeeded": 11, "failed": 1}

@@ -178,4 +178,4 @@ async def test_a_refusal_that_breaks_off_keeps_what_came(caller: Caller) -> None
 
     async with Service(serve).running() as service:
         failed = await caller.failure(service.url)
-    assert (failed.code, failed.detail) == ("HTTP_STATUS", "no such table")
+    assert (failed.code, failed.detail) == ("HTTP_500", "no such table")

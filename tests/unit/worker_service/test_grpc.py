@@ -16,6 +16,8 @@ import pytest
 from carillon import status_details
 from carillon.execution import Completed, Failed, ItemCounts, Run
 from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc, run_pb2
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from tests.rpc.client.test_tls import self_signed
 from tests.unit.worker_service.conftest import A_RUN
@@ -204,7 +206,7 @@ async def test_any_other_status_fails_the_attempt_and_is_told(service: Service, 
     await service.start(refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, "the mail server is busy"))
     failed = await caller.failure(service.address)
     assert (failed.code, failed.message) == (
-        "GRPC_STATUS",
+        "GRPC_RESOURCE_EXHAUSTED",
         f"carillon.v1.JobHandlerService/Execute at {service.address} answered RESOURCE_EXHAUSTED: "
         "the mail server is busy",
     )
@@ -228,12 +230,40 @@ async def test_a_service_may_name_its_failure(service: Service, caller: Caller) 
     assert (failed.code, failed.message, failed.detail) == ("EXPORT_EMPTY", message, detail)
 
 
+async def test_retry_info_says_when_the_next_attempt_is_due(service: Service, caller: Caller) -> None:
+    for wanted, expected in ((2.5, 2.5), (0, 0.0), (-1, None), (10**11, 7 * 86_400.0)):
+        details = status_pb2.Status(code=14, message="later")
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(wanted * 1e9))
+        details.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        service.answer = refuse(
+            grpc.StatusCode.UNAVAILABLE, "later", ((status_details.KEY, details.SerializeToString()),)
+        )
+        if not service.address:
+            await service.start(service.answer)
+        failed = await caller.failure(service.address)
+        assert (failed.code, failed.retry, failed.retry_after) == ("GRPC_UNAVAILABLE", True, expected)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(grpc.StatusCode.FAILED_PRECONDITION, "BUSY"), (grpc.StatusCode.INVALID_ARGUMENT, "GRPC_REFUSED")],
+)
+async def test_a_service_may_say_that_a_failure_is_final(
+    service: Service, caller: Caller, status: grpc.StatusCode, code: str
+) -> None:
+    named = status_details.encode(status.value[0], "no", reason="BUSY", detail="", retry=False, retry_after=5)
+    await service.start(refuse(status, "no", ((status_details.KEY, named),)))
+    failed = await caller.failure(service.address)
+    assert (failed.code, failed.retry, failed.retry_after) == (code, False, None)
+
+
 @pytest.mark.parametrize("reason", ["", "not a code"])
 async def test_a_name_that_is_none_is_not_used(service: Service, caller: Caller, reason: str) -> None:
     named = status_details.encode(9, "no", reason=reason, detail="more")
     await service.start(refuse(grpc.StatusCode.FAILED_PRECONDITION, "no", ((status_details.KEY, named),)))
     failed = await caller.failure(service.address)
-    assert (failed.code, failed.detail) == ("GRPC_STATUS", "more")
+    assert (failed.code, failed.detail) == ("GRPC_FAILED_PRECONDITION", "more")
 
 
 async def test_cancelling_the_attempt_cancels_the_call(service: Service, caller: Caller) -> None:
@@ -267,7 +297,7 @@ async def test_a_call_that_is_out_of_time_is_the_attempts_timeout(service: Servi
 
 async def test_a_deadline_that_the_service_met_elsewhere_is_a_status(service: Service, caller: Caller) -> None:
     await service.start(refuse(grpc.StatusCode.DEADLINE_EXCEEDED, "the database did not answer"))
-    assert (await caller.failure(service.address)).code == "GRPC_STATUS"
+    assert (await caller.failure(service.address)).code == "GRPC_DEADLINE_EXCEEDED"
 
 
 async def test_a_service_that_was_away_is_called_as_soon_as_it_is_back(service: Service, caller: Caller) -> None:
@@ -275,7 +305,7 @@ async def test_a_service_that_was_away_is_called_as_soon_as_it_is_back(service: 
     await service.stop()
     for _ in range(3):  # more failures would make gRPC wait longer before it connects again
         failed = await caller.failure(service.address)
-        assert failed.code == "GRPC_STATUS"
+        assert failed.code == "GRPC_UNAVAILABLE"
         assert "answered UNAVAILABLE" in failed.message
     await service.start(say_ok)
     assert await caller.execute(service.address) == Completed()

@@ -75,7 +75,7 @@ async def test_an_unclear_address_is_refused_without_a_call(caller: Caller, addr
 async def test_a_name_that_is_not_known_is_said_in_words(caller: Caller) -> None:
     failed = await caller.failure("nobody.example:50051")
     assert (failed.code, failed.message) == (
-        "GRPC_STATUS",
+        "GRPC_UNAVAILABLE",
         "carillon.v1.JobHandlerService/Execute at nobody.example:50051 got no answer: the host name is not known",
     )
 

@@ -100,11 +100,32 @@ async def test_a_2xx_answer_with_no_body_completes(caller: Caller, serve: Serve)
 
 async def test_another_status_fails_with_the_first_part_of_the_body(caller: Caller, serve: Serve) -> None:
     failed = await caller.failure(await serve(answering(503, text="overloaded " * 1000)) + "/jobs/a?key=secret")
-    assert failed.code == "HTTP_STATUS"
+    assert failed.code == "HTTP_503"
     assert failed.message.startswith("POST http://127.0.0.1:")
     assert failed.message.endswith("/jobs/a answered 503 Service Unavailable")
     assert failed.detail == ("overloaded " * 1000)[:DETAIL_BYTES]
     assert caller.calls == [503]
+
+
+async def test_retry_after_says_when_the_next_attempt_is_due(caller: Caller, serve: Serve) -> None:
+    for status in (429, 503, 500):
+        failed = await caller.failure(await serve(answering(status, headers={"Retry-After": "120"})))
+        assert (failed.code, failed.retry, failed.retry_after) == (f"HTTP_{status}", True, 120)
+
+
+async def test_a_service_may_say_that_a_failure_is_final(caller: Caller, serve: Serve) -> None:
+    headers = {"Carillon-Retry": "false", "Retry-After": "120"}
+    failed = await caller.failure(await serve(answering(422, text="no such brand", headers=headers)))
+    assert (failed.code, failed.detail, failed.retry, failed.retry_after) == ("HTTP_422", "no such brand", False, None)
+
+
+async def test_a_wish_that_is_not_understood_is_told(caller: Caller, serve: Serve) -> None:
+    failed = await caller.failure(await serve(answering(503, headers={"Carillon-Retry": "no", "Retry-After": "5m"})))
+    assert (failed.retry, failed.retry_after) == (True, None)
+    assert failed.message.endswith(
+        " answered 503 Service Unavailable; its Carillon-Retry 'no' is neither true nor false; "
+        "its Retry-After '5m' is neither seconds nor a date"
+    )
 
 
 async def test_a_redirect_is_not_followed_and_says_so(caller: Caller, serve: Serve) -> None:
@@ -115,7 +136,7 @@ async def test_a_redirect_is_not_followed_and_says_so(caller: Caller, serve: Ser
         return web.Response(status=307, headers={"Location": "/elsewhere"})
 
     failed = await caller.failure(await serve(handler) + "/here")
-    assert failed.code == "HTTP_STATUS"
+    assert failed.code == "HTTP_307"
     assert "/elsewhere; redirects are not followed" in failed.message
     assert paths == ["/here"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 import re
 
 # In gRPC's URIs they end or change what stands before them, so that one reader sees another host than the next.
@@ -20,6 +21,28 @@ def check_target(target: str) -> str:
     if target.startswith("dns://") and not target.startswith("dns:///"):
         raise ValueError("write dns:///host:port: a resolver between its slashes is not supported")
     return target
+
+
+def is_list(target: str) -> bool:
+    """Whether the target is a list of addresses, such as `ipv4:a:1,b:2`, or could be one."""
+    scheme = _SCHEME.match(target)
+    return bool(scheme and scheme.group(2))
+
+
+class Turns:
+    """A target's addresses in an order of their own, another one first each time: a list such as `ipv4:a:1,b:2`, whose
+    first may accept connections and answer nothing. Any other target stays as it is."""
+
+    def __init__(self, target: str) -> None:
+        scheme, _, addresses = target.partition(":") if is_list(target) else ("", "", target)
+        self._prefix = f"{scheme}:" if scheme else ""
+        self._addresses = addresses.split(",") if scheme else [target]
+        random.shuffle(self._addresses)
+
+    def next(self) -> str:
+        """The target to connect to now."""
+        self._addresses.append(self._addresses.pop(0))
+        return self._prefix + ",".join(self._addresses)
 
 
 def is_loopback(target: str) -> bool:

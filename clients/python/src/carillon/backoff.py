@@ -21,4 +21,9 @@ class Backoff:
         """The next wait, in seconds."""
         wait = self._next
         self._next = min(self._longest, wait * 2)
-        return random.uniform(wait / 2, wait)
+        return spread(wait)
+
+
+def spread(wait: float) -> float:
+    """Between half of that wait and all of it, so that those who began to wait together do not end together."""
+    return random.uniform(wait / 2, wait)

@@ -247,3 +247,13 @@ def cancel_run(run: str | uuid.UUID, reason: str = "") -> Call[run_pb2.Run]:
     """Asks a run to stop."""
     request = run_service_pb2.CancelRunRequest(name=run_name(run), reason=reason)
     return Unary(lambda stubs: stubs.runs.CancelRun).call(request, lambda answer: answer.run)
+
+
+def retry_run(run: str | uuid.UUID, *, request_id: str | None = None) -> Call[run_pb2.Run]:
+    """Tries a failed, cancelled or skipped run again: answers the new run, whose `retry_of` names it.
+
+    If an earlier retry of it is live or completed, that one is answered, and nothing is made. request_id: as for
+    `trigger_job`.
+    """
+    request = run_service_pb2.RetryRunRequest(name=run_name(run), request_id=request_id or str(uuid.uuid4()))
+    return Unary(lambda stubs: stubs.runs.RetryRun).call(request, lambda answer: answer.run)

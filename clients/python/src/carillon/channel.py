@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from carillon.address import check_target, is_loopback
+from carillon.address import check_target, is_list, is_loopback
 from carillon.tls import Tls, flag_of_environment, tls_of_environment
 from carillon.version import CLIENT
 
@@ -88,7 +88,8 @@ class Connection:
         """A new channel; needs a running event loop.
 
         A channel for work keeps its connection to itself, so that a new one may reach another replica; its
-        stream carries its own heartbeats, so it sends no pings.
+        stream carries its own heartbeats, so it sends no pings. Of a list of addresses it takes the first that it can
+        connect to.
         """
         options = self._options(for_work=for_work)
         if (credentials := self._credentials()) is None:
@@ -106,7 +107,8 @@ class Connection:
         return bool(self.metadata()) and not self.tls and not is_loopback(self.target)
 
     def _options(self, *, for_work: bool = False) -> list[tuple[str, str | int]]:
-        options = _options(for_work=for_work)
+        # The order of a list is its session's affair; that of a name's addresses is nobody's.
+        options = _options(for_work=for_work, shuffle=not (for_work and is_list(self.target)))
         # Or a proxy that the environment names would be sent what is to stay on this machine.
         return [*options, ("grpc.enable_http_proxy", 0)] if is_loopback(self.target) else options
 
@@ -116,12 +118,15 @@ class Connection:
         return (Tls() if self.tls is True else self.tls).credentials()
 
 
-def _options(*, for_work: bool = False) -> list[tuple[str, str | int]]:
+def _options(*, for_work: bool, shuffle: bool) -> list[tuple[str, str | int]]:
     options: list[tuple[str, str | int]] = [
         ("grpc.primary_user_agent", CLIENT),
         ("grpc.max_receive_message_length", -1),
         ("grpc.enable_retries", 1),
-        ("grpc.service_config", json.dumps(_service_config())),
+        # gRPC's own default grows to two minutes: a client would find the scheduler that long after it is back.
+        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.service_config", json.dumps(_service_config(shuffle=shuffle))),
     ]
     if for_work:
         return [*options, ("grpc.use_local_subchannel_pool", 1)]
@@ -145,7 +150,7 @@ def _token(given: str | None) -> str | None:
     return token or None
 
 
-def _service_config() -> object:
+def _service_config(*, shuffle: bool) -> object:
     names = [{"service": service, "method": method} for service, methods in _IDEMPOTENT.items() for method in methods]
     retry = {
         "maxAttempts": 4,
@@ -155,6 +160,6 @@ def _service_config() -> object:
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
     return {
-        "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}],
+        "loadBalancingConfig": [{"pick_first": {"shuffleAddressList": shuffle}}],
         "methodConfig": [{"name": names, "retryPolicy": retry}],
     }

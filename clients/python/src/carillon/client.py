@@ -113,6 +113,7 @@ class Client(Caller[grpc.aio.Channel]):
     list_attempts = _call(calls.list_attempts)
     list_items = _pages(calls.list_items)
     cancel_run = _call(calls.cancel_run)
+    retry_run = _call(calls.retry_run)
 
     list_audit_events = _pages(audit_calls.list_audit_events)
     get_audit_head = _call(audit_calls.get_audit_head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -21,8 +22,10 @@ Repeat = Literal["first", "both"]
 _DAY = 86_400.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LABEL = re.compile(r"[a-zA-Z0-9._/-]{1,63}")
+_CODE = re.compile(r"(?=.{1,63}\Z)[A-Z][A-Z0-9_]*\*?", re.ASCII)
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _CONFIG_BYTES = 256 * 1024
+_MOST_CODES = 50
 
 _OVERLAPS = {
     "skip": job_pb2.OVERLAP_SKIP,
@@ -62,8 +65,17 @@ class PolicyOptions(TimingOptions, total=False):
     run_timeout: Seconds
     # Attempts beyond the first, 0 to 99. Default: 2.
     retries: int
-    # The wait after a failed attempt, 0 s to 7 days. Default: 10 minutes.
+    # The wait after the first failed attempt, 0 s to 7 days. Default: 10 minutes.
     retry_delay: Seconds
+    # By what each further wait is longer than the one before it, 1 to 100. Default: 1, all waits alike.
+    retry_multiplier: float
+    # The longest wait, also where a target asks for a longer one: 0 s to 7 days. Default: 7 days.
+    max_retry_delay: Seconds
+    # The share of a wait that may be taken off it, different for each run, 0 to 1. Default: 0.
+    retry_jitter: float
+    # Codes of errors after which a run ends, whatever attempts it has left: such as `HTTP_404`, or `HTTP_4*` for all
+    # that begin so. At most 50. Default: none but those that no retry can mend, such as `BAD_PAYLOAD`.
+    never_retry: list[str] | tuple[str, ...]
     # An occurrence that is due while an earlier run of its schedule is live: skip it (the default); let one wait for
     # that run to end (`buffer_one`), or every one (`buffer_all`); ask that run to stop, and wait until it has
     # (`cancel_other`); or run both (`allow_all`).
@@ -180,13 +192,25 @@ def set_policies(policies: job_pb2.Policies, what: str, options: PolicyOptions) 
         policies.run_timeout.CopyFrom(_span(what, "run_timeout", options["run_timeout"], 1, 30 * _DAY))
     if "cancel_grace" in options:
         policies.cancel_grace.CopyFrom(_span(what, "cancel_grace", options["cancel_grace"], 0, 3_600))
-    if "retry_delay" in options:
-        policies.retry.delay.CopyFrom(_span(what, "retry_delay", options["retry_delay"], 0, 7 * _DAY))
+    _set_retries(policies, what, options)
+
+
+def _set_retries(policies: job_pb2.Policies, what: str, options: PolicyOptions) -> None:
     if "retries" in options:
         retries: object = options["retries"]
         if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 99:
             raise ValueError(f"{what}: retries must be a whole number from 0 to 99, not {retries!r}")
         policies.retry.max_attempts = retries + 1
+    if "retry_delay" in options:
+        policies.retry.delay.CopyFrom(_span(what, "retry_delay", options["retry_delay"], 0, 7 * _DAY))
+    if "retry_multiplier" in options:
+        policies.retry.multiplier = _number(what, "retry_multiplier", options["retry_multiplier"], 1, 100)
+    if "max_retry_delay" in options:
+        policies.retry.max_delay.CopyFrom(_span(what, "max_retry_delay", options["max_retry_delay"], 0, 7 * _DAY))
+    if "retry_jitter" in options:
+        policies.retry.jitter = _number(what, "retry_jitter", options["retry_jitter"], 0, 1)
+    if "never_retry" in options:
+        policies.retry.never_retry.CopyFrom(job_pb2.ErrorCodes(codes=_codes(what, options["never_retry"])))
 
 
 def catch_up_value(what: str, choice: CatchUp) -> job_pb2.CatchUp.ValueType:
@@ -230,6 +254,32 @@ def _choice(what: str, option: str, value: str, choices: Mapping[str, Any]) -> A
         *others, last = map(repr, choices)
         raise ValueError(f"{what}: {option} must be {', '.join(others)} or {last}, not {value!r}")
     return choices[value]
+
+
+def _number(what: str, option: str, value: object, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what}: {option} must be a number, not {type(value).__name__}")
+    if not (math.isfinite(value) and least <= value <= most):
+        raise ValueError(f"{what}: {option} must be from {least:g} to {most:g}, not {value}")
+    return float(value)
+
+
+def _codes(what: str, given: object) -> list[str]:
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(
+            f"{what}: never_retry must be a list of codes, such as ['HTTP_404'], not {type(given).__name__}"
+        )
+    if len(given) > _MOST_CODES:
+        raise ValueError(f"{what}: never_retry has {len(given)} codes; at most {_MOST_CODES} are allowed")
+    for code in given:
+        if not isinstance(code, str) or not _CODE.fullmatch(code):
+            raise ValueError(
+                f"{what}: never_retry: {code!r} must be capitals, digits and underscores, such as 'HTTP_404', or the "
+                "beginning of a code with a '*', such as 'HTTP_4*', at most 63 characters"
+            )
+        if given.count(code) > 1:
+            raise ValueError(f"{what}: never_retry names {code!r} twice")
+    return list(given)
 
 
 def _span(what: str, option: str, value: Seconds, least: float, most: float) -> Any:

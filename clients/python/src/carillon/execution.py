@@ -26,8 +26,8 @@ class Executor(Protocol):
     async def execute(self, assignment: Assignment, run: Run) -> Completed:
         """Carries out one attempt.
 
-        Raise `Failed` to say how it failed; any other exception counts as `HANDLER_ERROR`. The task is
-        cancelled once when the run is to stop or its attempt is out of time; it keeps its slot until this
+        Raise `Failed` to say how it failed, and what is to follow; any other exception counts as `HANDLER_ERROR`. The
+        task is cancelled once when the run is to stop or its attempt is out of time; it keeps its slot until this
         returns.
         """
         ...

@@ -57,10 +57,10 @@ def add_to_server(jobs: Jobs, server: grpc.aio.Server, *, concurrency: int = 10)
     concurrency: how many plain functions run at once, each in a thread; `grpc.aio.server(maximum_concurrent_rpcs=...)`
     limits async ones too. A call that is cancelled, or out of time, stops its handler as a worker would.
 
-    A failure is answered with its message, and with its code and detail in the status details: `Failed` as
-    `FAILED_PRECONDITION`, any other exception as `UNKNOWN`, a payload that does not fit as `INVALID_ARGUMENT`, a
-    result that cannot be recorded as `INTERNAL`. A job without a handler here is `NOT_FOUND`, which is tried again:
-    another replica may be newer. Raises ValueError if nothing is declared.
+    A failure is answered with its message, and in the status details its code, its detail and what it asks to follow:
+    `Failed` as `FAILED_PRECONDITION`, any other exception as `UNKNOWN`, a payload that does not fit as
+    `INVALID_ARGUMENT`, a result that cannot be recorded as `INTERNAL`. A job without a handler here is `NOT_FOUND`,
+    which is tried again: another replica may be newer. Raises ValueError if nothing is declared.
     """
     if not jobs.grpc_handlers:
         raise ValueError(f"{jobs.service} declares no gRPC handler; there is nothing to serve")
@@ -176,5 +176,12 @@ async def _fail(context: Context, failed: Failed) -> NoReturn:
     status = _STATUS.get(failed.code, grpc.StatusCode.FAILED_PRECONDITION)
     message = clean(failed.message, MESSAGE_BYTES)
     detail = clean(failed.detail, DETAIL_BYTES, keep_end=failed.code == HANDLER_ERROR)
-    details = status_details.encode(status.value[0], message, reason=failed.code, detail=detail)
+    details = status_details.encode(
+        status.value[0],
+        message,
+        reason=failed.code,
+        detail=detail,
+        retry=failed.retry,
+        retry_after=failed.retry_after,
+    )
     await context.abort(status, message, ((status_details.KEY, details),))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
+
+from carillon.structs import Seconds, to_duration
 
 HANDLER_ERROR = "HANDLER_ERROR"
 ATTEMPT_TIMEOUT = "ATTEMPT_TIMEOUT"
 CANCELLED = "CANCELLED"
 BAD_PAYLOAD = "BAD_PAYLOAD"
 BAD_RESULT = "BAD_RESULT"
+
+LONGEST_RETRY_AFTER = timedelta(days=7).total_seconds()
+"""The scheduler takes no longer wait, in seconds."""
 
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
@@ -42,23 +49,54 @@ class Completed:
 class Failed(Exception):
     """The attempt failed; the job's retry policy decides what follows.
 
-    code: a short word of capitals, digits and underscores, such as `EXPORT_EMPTY`.
+    code: a short word of capitals, digits and underscores, such as `EXPORT_EMPTY`; a job's `never_retry` may name it.
     message: one sentence for people, at most 4 KiB. detail: more, at most 16 KiB; longer texts are cut.
+    retry: False ends the run, whatever attempts it has left: trying again would change nothing.
+    retry_after: seconds, or a timedelta, until the next attempt, in place of the policy's delay and at most its
+    longest; more than 7 days count as 7 days.
+
+    Raises ValueError or TypeError for a code that is none, for a `retry_after` that is no time to wait, and for both
+    `retry=False` and `retry_after`.
     """
 
-    def __init__(self, code: str, message: str, detail: str = "") -> None:
-        if not _CODE.fullmatch(code):
+    def __init__(
+        self, code: str, message: str, detail: str = "", *, retry: bool = True, retry_after: Seconds | None = None
+    ) -> None:
+        if not is_code(code):
             raise ValueError(
                 f"Failed(code, message): the code {code!r} must be capitals, digits and underscores, "
                 "such as 'EXPORT_EMPTY', at most 63 characters"
+            )
+        if not isinstance(retry, bool):
+            raise TypeError(f"Failed(..., retry=...) must be True or False, not {retry!r}")
+        if not retry and retry_after is not None:
+            raise ValueError(
+                "Failed(..., retry=False, retry_after=...) says two things: leave out retry_after to end the run, or "
+                "retry=False to have it tried again"
             )
         super().__init__(code, message, detail)
         self.code = code
         self.message = str(message)
         self.detail = str(detail)
+        self.retry = retry
+        self.retry_after = None if retry_after is None else _wait(retry_after)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+def is_code(text: str) -> bool:
+    """Whether `text` can be a failure's code."""
+    return _CODE.fullmatch(text) is not None
+
+
+def _wait(given: Seconds) -> float:
+    """In seconds, as the scheduler takes it. Raises ValueError or TypeError."""
+    seconds: Any = given.total_seconds() if isinstance(given, timedelta) else given
+    if isinstance(seconds, (int, float)) and LONGEST_RETRY_AFTER < seconds < math.inf:
+        return LONGEST_RETRY_AFTER
+    duration = to_duration(seconds, "Failed(..., retry_after=...)")
+    return float(duration.seconds + duration.nanos / 1e9)
 
 
 class Cancelled(asyncio.CancelledError):

@@ -80,6 +80,10 @@ def _failed(attempt: HeldAttempt, failed: Failed, now: float) -> work_pb2.Attemp
             detail=clean(failed.detail, DETAIL_BYTES, keep_end=failed.code == HANDLER_ERROR),
         )
     )
+    if not failed.retry:
+        result.following.no_retry = True
+    elif failed.retry_after is not None:
+        result.following.retry_after.FromNanoseconds(round(failed.retry_after * 1e9))
     return result
 
 

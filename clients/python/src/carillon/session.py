@@ -2,8 +2,9 @@
 
 In charge: the scheduler decides who holds what; the session does what it is told and keeps what it owes. A session
 outlives its streams: it reconnects for ever, says `Hello` with the claims it holds, and sends again what was not
-acknowledged. When its lease is about to end, or the scheduler has lost it, it gives up all its runs and begins anew
-under another id.
+acknowledged. When its lease is about to end it gives up the runs that go on; with results that were settled before it
+goes on under its id, for as long as the scheduler knows it, and without any it begins anew under another. When the
+scheduler has lost it, it gives up all and begins anew.
 
 States of an attempt here: waiting for a slot, running, settled (its result waits for the acknowledgement), then
 forgotten. The clock is the process's monotonic one. Everything happens in one event loop; only `Run` is used from
@@ -14,22 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from carillon import results
+from carillon import results, verdicts
 from carillon.channel import Connection
 from carillon.execution import Executor
 from carillon.held import HeldAttempt, Holdings, Stop, read_assignment
-from carillon.lease import Lease
-from carillon.outbox import Outbox
-from carillon.pace import Pace
+from carillon.lease_watch import LeaseWatch
+from carillon.reporting import Reporting
 from carillon.slots import Slots
-from carillon.stream import StreamBroke, WorkStream
+from carillon.stream import HANDSHAKE_SECONDS, StreamBroke, WorkStream
 from carillon.streams import Streams
 from carillon.tls import Tls
 from carillon.v1 import work_pb2, worker_service_pb2
@@ -37,19 +35,10 @@ from carillon.version import CLIENT
 
 _log = logging.getLogger("carillon")
 
-STARTS_SECONDS = 0.1
-PROGRESS_SECONDS = 1.0
 FLUSH_SECONDS = 10.0
 CLEAN_UP_SECONDS = 5.0
 # With more results than this not acknowledged, the worker takes less: the scheduler is behind.
 UNACKNOWLEDGED_RESULTS = 2_000
-
-_LOGGED_VERDICTS = {
-    work_pb2.RESULT_VERDICT_STALE: "was given to another claim, or counted as lost",
-    work_pb2.RESULT_VERDICT_RUN_ENDED: "had ended with another result",
-    work_pb2.RESULT_VERDICT_RUN_CANCELLED: "was cancelled, and its grace was over",
-    work_pb2.RESULT_VERDICT_UNKNOWN: "is not known to the scheduler",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +59,7 @@ class WorkerSession:
     """A worker process's session: takes runs for its executors, and reports what became of them.
 
     name: the worker's, for people. concurrency: attempts that run at once. prefetch: attempts taken beyond these, so
-    that the next one is at hand. Opens nothing before `run`.
+    that the next one is at hand. clock: seconds, for the lease. Opens nothing before `run`.
     """
 
     def __init__(
@@ -84,6 +73,7 @@ class WorkerSession:
         prefetch: int = 0,
         tls: Tls | bool | None = None,
         plaintext: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if concurrency < 1 or prefetch < 0:
             raise ValueError("a worker needs a concurrency of at least 1 and a prefetch of at least 0")
@@ -93,30 +83,25 @@ class WorkerSession:
             raise ValueError("a worker needs at least one route to serve")
         self._name = name[:200]
         self._capacity = concurrency + prefetch
+        self._holdings = Holdings()
+        self._reporting = Reporting(self._wake)
         self._slots = Slots(
             self._routes,
             concurrency,
-            on_begin=self._on_begin,
-            on_result=self._on_result,
+            on_begin=self._reporting.began,
+            on_result=self._settle,
             on_free=self._on_free,
         )
-        self._holdings = Holdings()
-        self._outbox = Outbox()
-        self._lease = Lease()
+        self._lease = LeaseWatch(self._lease_runs_out, clock)
         self._session_id = b""
-        self._hello_sent_at = 0.0
         self._outstanding = 0  # credit granted on the current stream and not used yet
         self._unacknowledged = 0
         self._streams = Streams(self._connection, self)
-        self._starts = Pace(STARTS_SECONDS, self._starts_are_due)
-        self._progress = Pace(PROGRESS_SECONDS, self._progress_is_due, at_once=True)
-        self._lease_timer: asyncio.TimerHandle | None = None
         self._replica = ""
         self._draining = False
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
+        self._begun = False
 
     def state(self) -> SessionState:
         """How the session stands now."""
@@ -144,10 +129,10 @@ class WorkerSession:
 
     async def run(self) -> None:
         """Serves until it was drained (then it returns) or is cancelled. Reconnects for ever. Call it once."""
-        if self._loop is not None:
+        if self._begun:
             raise RuntimeError("a worker session runs once; make a new one")
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
+        self._begun = True
+        self._reporting.begin()
         # Made here, not before: processes that fork after the worker was built must not share a session.
         self._session_id = uuid.uuid4().bytes
         try:
@@ -163,7 +148,7 @@ class WorkerSession:
         most 10 s for the acknowledgement of the results, and says `Goodbye`. What still runs then is free again for
         other workers at once.
         """
-        if self._loop is None or self._stopped.is_set():
+        if not self._begun or self._stopped.is_set():
             self._streams.close(worker_service_pb2.WorkRequest())
             return
         self._draining = True
@@ -191,9 +176,19 @@ class WorkerSession:
         """See `SessionOwner`."""
         self._changed.set()
 
+    def is_in_time(self, stream: WorkStream) -> bool:
+        """See `StreamOwner`."""
+        if self._lease.is_over():
+            self._lease_runs_out()
+        return stream.session_id == self._session_id and not stream.is_dropped
+
+    def patience(self) -> float:
+        """See `StreamOwner`."""
+        return self._lease.patience(HANDSHAKE_SECONDS)
+
     def hello(self, stream: WorkStream) -> work_pb2.Hello:
         """See `StreamOwner`."""
-        self._hello_sent_at = time.monotonic()
+        self._lease.hello()
         return work_pb2.Hello(
             session_id=stream.session_id,
             worker=self._name,
@@ -206,28 +201,24 @@ class WorkerSession:
         """See `StreamOwner`."""
         self._streams.welcomed(stream)
         self._replica = welcome.replica
-        self._lease.begin(welcome.lease.ToTimedelta().total_seconds(), self._hello_sent_at)
-        self._watch_lease()
+        self._lease.welcomed(welcome.lease.ToTimedelta().total_seconds())
         self._outstanding = 0
-        self._outbox.begin_again(self._holdings)
-        self._progress.trigger()
+        self._reporting.begin_again(self._holdings)
         self._changed.set()
         _log.info("connected to %s (%s)", self._connection.target, welcome.replica)
 
     def heartbeat(self, stream: WorkStream) -> work_pb2.Heartbeat:
         """See `StreamOwner`."""
-        now = time.monotonic()
-        if stream is not self._streams.current:
-            return work_pb2.Heartbeat(sequence=0, held_claims=self._holdings.claims)
-        if self._lease.is_silent(now):
+        sequence = self._lease.beat() if stream is self._streams.current else 0
+        if sequence is None:
             raise StreamBroke("the scheduler does not answer heartbeats")
-        return work_pb2.Heartbeat(sequence=self._lease.sending(now), held_claims=self._holdings.claims)
+        return work_pb2.Heartbeat(sequence=sequence, held_claims=self._holdings.claims)
 
     def next_message(self, stream: WorkStream) -> worker_service_pb2.WorkRequest | None:
         """See `StreamOwner`. Credit travels with whatever goes out."""
         if stream is not self._streams.current:
             return None
-        message = self._outbox.next_message(time.monotonic())
+        message = self._reporting.next_message()
         credit = self._free() - self._outstanding
         if credit > 0:
             message = message or worker_service_pb2.WorkRequest()
@@ -237,7 +228,7 @@ class WorkerSession:
 
     def received(self, stream: WorkStream, response: worker_service_pb2.WorkResponse) -> None:
         """See `StreamOwner`."""
-        if stream.session_id != self._session_id:
+        if not self.is_in_time(stream):
             return
         kind = response.WhichOneof("message")
         if kind == "assignments":
@@ -246,7 +237,6 @@ class WorkerSession:
             self._acknowledged(response.result_acks)
         elif kind == "heartbeat_ack":
             self._lease.acknowledged(response.heartbeat_ack.sequence)
-            self._watch_lease()
         elif kind == "cancel":
             for ref in response.cancel.attempts:
                 if (attempt := self._holdings.find(ref)) is not None:
@@ -275,7 +265,7 @@ class WorkerSession:
         except ValueError:
             _log.exception("the scheduler sent an assignment that this client cannot read")
             return
-        attempt = HeldAttempt(assignment, self._on_report)
+        attempt = HeldAttempt(assignment, self._reporting.reported)
         self._holdings.add(attempt)
         if assignment.route not in self._routes:
             self._settle(attempt, results.not_served(attempt))
@@ -289,13 +279,7 @@ class WorkerSession:
             attempt = self._holdings.find(ack.attempt)
             if attempt is None or attempt.result is None:
                 continue
-            if (why := _LOGGED_VERDICTS.get(ack.verdict)) is not None:
-                _log.warning(
-                    "the result of run %s, attempt %d, does not count: the run %s",
-                    attempt.assignment.run_id,
-                    attempt.assignment.attempt,
-                    why,
-                )
+            verdicts.name_refused(attempt, ack.verdict)
             self._forget(attempt)
         self._wake()
 
@@ -303,7 +287,7 @@ class WorkerSession:
         attempt.forgotten = True
         self._unacknowledged -= attempt.result is not None
         self._holdings.remove(attempt)
-        self._outbox.forget(attempt)
+        self._reporting.forget(attempt)
         self._slots.abandon(attempt)
         self._changed.set()
 
@@ -314,53 +298,17 @@ class WorkerSession:
         behind = max(0, self._unacknowledged - UNACKNOWLEDGED_RESULTS)
         return self._capacity - self._slots.running - self._slots.waiting - behind
 
-    # What attempts report.
-
-    def _on_begin(self, attempt: HeldAttempt) -> None:
-        self._outbox.began(attempt)
-        self._starts.trigger()
-
-    def _on_result(self, attempt: HeldAttempt, result: work_pb2.AttemptResult) -> None:
-        self._settle(attempt, result)
-
     def _settle(self, attempt: HeldAttempt, result: work_pb2.AttemptResult) -> None:
-        self._outbox.reported(attempt)
-        attempt.result = result
+        if self._lease.is_over():
+            attempt.result = None  # too late to be one: the run may be another worker's by now
+            self._lease_runs_out()
+            return
         self._unacknowledged += 1
-        self._outbox.ended(attempt)
-        self._wake()
+        self._reporting.ended(attempt, result)
 
     def _on_free(self) -> None:
         self._changed.set()
         self._wake()
-
-    def _on_report(self, attempt: HeldAttempt) -> None:
-        if threading.get_ident() == self._thread:
-            self._look_at(attempt)
-        elif self._loop is not None:
-            with suppress(RuntimeError):  # the loop was closed, and the function goes on in its thread
-                self._loop.call_soon_threadsafe(self._look_at, attempt)
-
-    def _look_at(self, attempt: HeldAttempt) -> None:
-        attempt.reported = False
-        if attempt.forgotten or attempt.result is not None:
-            return
-        self._outbox.reported(attempt)
-        if self._outbox.has_progress:
-            self._progress.trigger()
-        self._wake()
-
-    def _starts_are_due(self) -> bool:
-        self._outbox.starts_are_due = True
-        self._wake()
-        return False
-
-    def _progress_is_due(self) -> bool:
-        if not self._outbox.has_progress:
-            return False
-        self._outbox.progress_is_due = True
-        self._wake()
-        return True
 
     def _wake(self) -> None:
         if self._streams.current is not None:
@@ -368,31 +316,32 @@ class WorkerSession:
 
     # The lease.
 
-    def _watch_lease(self) -> None:
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
-        wait = max(0.0, self._lease.stop_by - time.monotonic())
-        self._lease_timer = asyncio.get_running_loop().call_later(wait, self._lease_runs_out)
-
     def _lease_runs_out(self) -> None:
-        self.lost("its lease runs out without an acknowledged heartbeat")
+        going_on = [attempt for attempt in self._holdings if attempt.result is None]
+        if len(going_on) == len(self._holdings):
+            self.lost("its lease runs out without an acknowledged heartbeat")
+            return
+        # Whether these count is the scheduler's to say, which may have been away itself all the time.
+        settled = len(self._holdings) - len(going_on)
+        _log.warning("the lease runs out; %d runs are given up, %d results are kept", len(going_on), settled)
+        for attempt in going_on:
+            self._forget(attempt)
+        self._lease.forget()
+        self._streams.drop_all()
 
     def lost(self, why: str) -> None:
         """See `SessionOwner`. Gives up all runs, and takes another session id."""
         _log.warning("the session is lost: %s; %d runs are given up", why, len(self._holdings))
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
+        verdicts.name_given_up([attempt for attempt in self._holdings if attempt.result is not None])
         for attempt in self._holdings:
             self._forget(attempt)
         self._session_id = uuid.uuid4().bytes
-        self._lease = Lease()
+        self._lease.forget()
         self._streams.drop_all()
 
     async def _shut_down(self) -> None:
-        for timer in (self._starts, self._progress):
-            timer.cancel()
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
+        self._reporting.cancel()
+        self._lease.cancel()
         for attempt in self._holdings:
             self._forget(attempt)
         await self._streams.cancel()

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from carillon import results
-from carillon.execution import Executor
+from carillon.execution import Completed, Executor
 from carillon.held import HeldAttempt, Stop
 from carillon.v1 import work_pb2
 
@@ -104,7 +106,7 @@ class Slots:
         attempt.began = time.monotonic()
         executor = self._executors[attempt.assignment.route]
         loop = asyncio.get_running_loop()
-        attempt.task = loop.create_task(executor.execute(attempt.assignment, attempt.run))
+        attempt.task = loop.create_task(_carry_out(executor, attempt))
         attempt.task.add_done_callback(partial(self._task_ended, attempt))
         attempt.timer = loop.call_later(attempt.assignment.attempt_timeout, self.stop, attempt, Stop.TIMEOUT)
         self._on_begin(attempt)
@@ -140,3 +142,20 @@ class Slots:
     def _settle(self, attempt: HeldAttempt, result: work_pb2.AttemptResult) -> None:
         attempt.result = result
         self._on_result(attempt, result)
+
+
+async def _carry_out(executor: Executor, attempt: HeldAttempt) -> Completed:
+    """A task that ends with one of these two ends its loop: the worker, and every run beside this one."""
+    try:
+        return await executor.execute(attempt.assignment, attempt.run)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, KeyboardInterrupt) and _may_be_ctrl_c():
+            raise
+        raise results.unexpected(error) from error
+
+
+def _may_be_ctrl_c() -> bool:
+    """Whether Ctrl-C comes as an exception, in whatever the main thread is at; else it was the run's own doing."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -47,6 +47,9 @@ KEY = "grpc-status-details-bin"
 CARILLON = "carillon"
 """The domain of reasons that are the scheduler's, or codes of a run's error."""
 
+RETRY, NO = "retry", "false"
+"""What the metadata of an `ErrorInfo` of that domain says of a failure that must not be tried again."""
+
 
 @dataclass
 class StatusDetails:
@@ -57,7 +60,12 @@ class StatusDetails:
     detail: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     violations: list[tuple[str, str]] = field(default_factory=list)
-    retry_after: float | None = None
+    retry_after: float | None = None  # seconds; as it was sent, so it may be less than 0
+
+    @property
+    def no_retry(self) -> bool:
+        """Whether a handler said that trying again changes nothing."""
+        return self.domain == CARILLON and self.metadata.get(RETRY, "").lower() == NO
 
 
 def decode(data: bytes | str | None) -> StatusDetails:
@@ -73,17 +81,24 @@ def decode(data: bytes | str | None) -> StatusDetails:
     return found
 
 
-def encode(code: int, message: str, *, reason: str, detail: str) -> bytes:
-    """The trailer's value for a failure that has a name. code, message: those of the status itself."""
+def encode(
+    code: int, message: str, *, reason: str, detail: str, retry: bool = True, retry_after: float | None = None
+) -> bytes:
+    """The trailer's value for a failure that has a name. code, message: those of the status itself. retry: False says
+    that trying again changes nothing; retry_after: seconds, when to try again."""
     status = _message("Status")(code=code, message=message)
-    _add(status, "ErrorInfo", reason=reason, domain=CARILLON)
+    metadata = [] if retry else [_message("MetadataEntry")(key=RETRY, value=NO)]
+    _add(status, "ErrorInfo", reason=reason, domain=CARILLON, metadata=metadata)
     if detail:
         _add(status, "DebugInfo", detail=detail)
+    if retry_after is not None:
+        seconds, nanos = divmod(round(retry_after * 1e9), 10**9)
+        _add(status, "RetryInfo", retry_delay={"seconds": seconds, "nanos": nanos})
     data: bytes = status.SerializeToString()
     return data
 
 
-def _add(status: Any, name: str, **fields: str) -> None:
+def _add(status: Any, name: str, **fields: Any) -> None:
     packed = status.details.add(type_url=f"type.googleapis.com/google.rpc.{name}")
     packed.value = _message(name)(**fields).SerializeToString()
 

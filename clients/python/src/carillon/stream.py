@@ -27,6 +27,13 @@ class StreamBroke(Exception):
 class StreamOwner(Protocol):
     """The session, as its streams see it."""
 
+    def is_in_time(self, stream: WorkStream) -> bool:
+        """Whether the session of the stream goes on, and on this stream. Asked before anything is sent: its lease may
+        have run out while the process stood still, and then its runs are given up here and now."""
+
+    def patience(self) -> float:
+        """How long to wait for `Welcome`, in seconds."""
+
     def hello(self, stream: WorkStream) -> work_pb2.Hello:
         """The first message."""
 
@@ -56,6 +63,7 @@ class WorkStream:
         self._finishing = False
         self._dropped = asyncio.Event()
         self._interval = 0.0
+        self._lasted = False
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -74,9 +82,19 @@ class WorkStream:
         self._dropped.set()
 
     @property
+    def is_dropped(self) -> bool:
+        """Whether nothing more may pass on it."""
+        return self._dropped.is_set()
+
+    @property
     def is_finishing(self) -> bool:
         """Whether this side has had enough of it."""
         return self._finishing or self._dropped.is_set()
+
+    @property
+    def has_lasted(self) -> bool:
+        """Whether it was good for longer than one heartbeat interval."""
+        return self._lasted
 
     async def serve(self) -> None:
         """Runs the stream until it ends.
@@ -84,6 +102,7 @@ class WorkStream:
         Raises `grpc.aio.AioRpcError` with the scheduler's status, or `StreamBroke`. Returns if it was finished
         or dropped from this side.
         """
+        self._check_time()
         channel = self._connection.open(for_work=True)
         try:
             stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
@@ -116,21 +135,23 @@ class WorkStream:
 
     async def _welcome(self, call: Any) -> work_pb2.Welcome | None:
         """What the scheduler answers to `Hello`, or None if the stream was dropped meanwhile."""
+        patience = self._owner.patience()
         shaking = asyncio.ensure_future(self._shake_hands(call))
         dropped = asyncio.ensure_future(self._dropped.wait())
         try:
-            await asyncio.wait({shaking, dropped}, timeout=HANDSHAKE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({shaking, dropped}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if shaking.done():
                 return shaking.result()
             if dropped.done():
                 return None
-            raise StreamBroke(f"no answer to Hello within {HANDSHAKE_SECONDS:g} s")
+            raise StreamBroke(f"no answer to Hello within {patience:.3g} s")
         finally:
             for task in (shaking, dropped):
                 task.cancel()
             await asyncio.gather(shaking, dropped, return_exceptions=True)
 
     async def _shake_hands(self, call: Any) -> work_pb2.Welcome:
+        self._check_time()
         await call.write(worker_service_pb2.WorkRequest(hello=self._owner.hello(self)))
         response = await call.read()
         if response is grpc.aio.EOF:
@@ -139,6 +160,10 @@ class WorkStream:
             raise StreamBroke(f"the scheduler sent {response.WhichOneof('message')} before Welcome")
         welcome: work_pb2.Welcome = response.welcome
         return welcome
+
+    def _check_time(self) -> None:
+        if not self._owner.is_in_time(self):
+            raise StreamBroke("the session was lost before its stream was there")
 
     async def _read(self, call: Any) -> None:
         while (response := await call.read()) is not grpc.aio.EOF:
@@ -154,7 +179,8 @@ class WorkStream:
                 if not self._finishing:
                     await self._wake.wait()
             for message in self._outgoing:
-                await call.write(message)
+                if self._owner.is_in_time(self):
+                    await call.write(message)
             await call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The stream is over; the reader has the status. This part must not end before the reader does.
@@ -162,7 +188,7 @@ class WorkStream:
         await self._dropped.wait()
 
     async def _write_pending(self, call: Any) -> None:
-        while not self._finishing:
+        while not self._finishing and self._owner.is_in_time(self):
             if self._outgoing:
                 message = self._outgoing.pop(0)
             elif (pending := self._owner.next_message(self)) is not None:
@@ -176,3 +202,4 @@ class WorkStream:
             self._outgoing.append(worker_service_pb2.WorkRequest(heartbeat=self._owner.heartbeat(self)))
             self._wake.set()
             await asyncio.sleep(self._interval)
+            self._lasted = True

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Protocol
 
 import grpc
 import grpc.aio
 
-from carillon.backoff import Backoff
+from carillon.address import Turns
+from carillon.backoff import Backoff, spread
 from carillon.channel import Connection
 from carillon.errors import CarillonError, from_rpc
 from carillon.stream import StreamBroke, StreamOwner, WorkStream
@@ -47,6 +49,7 @@ class Streams:
         self.current: WorkStream | None = None
         self.last_error = ""
         self._connection = connection
+        self._turns = Turns(connection.target)
         self._owner = owner
         self._backoff = Backoff(0.2, 10.0)
         self._serving: dict[WorkStream, asyncio.Task[float]] = {}
@@ -55,7 +58,8 @@ class Streams:
     async def stay_connected(self) -> None:
         """Returns once `close` was called and the last stream has ended."""
         while not self._closing.is_set():
-            stream = WorkStream(self._connection, self._owner, self._owner.session_id)
+            connection = replace(self._connection, target=self._turns.next())
+            stream = WorkStream(connection, self._owner, self._owner.session_id)
             serving = asyncio.ensure_future(self._serve(stream))
             self._serving[stream] = serving
             wanted = asyncio.ensure_future(stream.successor_wanted.wait())
@@ -65,6 +69,8 @@ class Streams:
                 wanted.cancel()
             if serving.done():
                 await self._pause(serving.result())
+            elif not stream.has_lasted:  # replicas that send it away as soon as it comes are not to be hurried
+                await self._pause(self._next_wait())
 
     def welcomed(self, stream: WorkStream) -> None:
         """From here on this stream is the one that counts."""
@@ -72,7 +78,6 @@ class Streams:
             self.current.finish()
         self.current = stream
         self.last_error = ""
-        self._backoff.reset()
 
     def drop_all(self) -> None:
         """Ends all streams at once; the next one begins anew."""
@@ -100,7 +105,11 @@ class Streams:
     async def _serve(self, stream: WorkStream) -> float:
         """Serves one stream to its end. Returns how long to wait before the next, in seconds."""
         try:
-            await stream.serve()
+            try:
+                await stream.serve()
+            finally:
+                if stream.has_lasted:
+                    self._backoff.reset()
         except grpc.aio.AioRpcError as error:
             return self._broke(stream, from_rpc(error))
         except StreamBroke as error:
@@ -118,18 +127,23 @@ class Streams:
 
     def _broke(self, stream: WorkStream, error: CarillonError) -> float:
         """Decides what the end of a stream means."""
-        if stream.is_finishing:
+        # The successor's Hello ends a stream that was to be left, perhaps before the successor's Welcome is here.
+        if stream.is_finishing or (stream.successor_wanted.is_set() and error.code == "ABORTED"):
             return 0.0
         if error.reason == "SESSION_LOST" and stream.session_id == self._owner.session_id:
             self._owner.lost("the scheduler does not know it any more")
-            return self._backoff.next()
+            return self._next_wait()
         refused = error.code in _REFUSALS
         level = logging.ERROR if refused else logging.WARNING
         if str(error) == self.last_error:
             level = logging.DEBUG
         self.last_error = str(error)
         _log.log(level, "no stream to %s: %s", self._connection.target, error)
-        return REFUSED_SECONDS if refused else self._backoff.next()
+        return spread(REFUSED_SECONDS) if refused else self._next_wait()
+
+    def _next_wait(self) -> float:
+        """Shorter than the backoff says where a lease would run out meanwhile."""
+        return min(self._backoff.next(), spread(self._owner.patience()))
 
     async def _pause(self, seconds: float) -> None:
         if not seconds:

@@ -14,6 +14,8 @@ Seconds = float | int | timedelta
 
 # A Struct carries numbers as doubles; beyond this, integers would change on the way.
 LARGEST_INTEGER = 2**53
+# In seconds, what a Duration can carry: 10,000 years.
+_LONGEST = 315_576_000_000
 
 
 def to_struct(value: Mapping[str, object], what: str) -> struct_pb2.Struct:
@@ -37,8 +39,10 @@ def to_duration(value: Seconds, what: str) -> duration_pb2.Duration:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} must be seconds or a timedelta, not {type(value).__name__}")
-    if not math.isfinite(value) or value < 0:
+    if not value >= 0 or value == math.inf:
         raise ValueError(f"{what} must be a number of seconds from 0 on, not {value}")
+    if value > _LONGEST:
+        raise ValueError(f"{what} must be at most {_LONGEST} seconds, which is 10,000 years")
     duration = duration_pb2.Duration()
     duration.FromNanoseconds(round(value * 1e9))
     return duration

@@ -12,8 +12,9 @@
         assert (await tested.outcome()).error_code == "ATTEMPT_TIMEOUT"
 
 The code that decodes payloads, calls handlers, stops them and words their results is the worker's own. Beyond it lies
-the scheduler: a retry is another call with `attempt=2`, and of a run that was asked to stop the scheduler records a
-failure as `CANCELLED`.
+the scheduler: whether a failure is tried again (`outcome.retry` and `outcome.retry_after` are what the handler asked
+for) is its decision, a retry is another call with `attempt=2`, and of a run that was asked to stop the scheduler
+records a failure as `CANCELLED`.
 """
 
 from __future__ import annotations

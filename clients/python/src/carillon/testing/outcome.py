@@ -41,8 +41,9 @@ class Outcome:
 
     payload: what the handler got, as the type it asked for; None if it takes none or was not called. progress: each
     report, in order (a worker sends the newest once a second). items: in order; item_counts: as recorded with the run.
-    error_code and the like: empty unless it failed or was cancelled. exception: what the handler raised. went_on: it
-    did not stop within its grace, and a worker's slot would stay taken.
+    error_code and the like: empty unless it failed or was cancelled. exception: what the handler raised. retry: False
+    if it said that the run must not be tried again. retry_after: in how many seconds it wants the next attempt; None
+    leaves that to the job's policy. went_on: it did not stop within its grace, and a worker's slot would stay taken.
     """
 
     state: State
@@ -56,6 +57,8 @@ class Outcome:
     error_message: str
     error_detail: str
     exception: BaseException | None
+    retry: bool
+    retry_after: float | None
     went_on: bool
 
 
@@ -69,7 +72,7 @@ def read_outcome(
     went_on: bool,
 ) -> Outcome:
     """The result that would go to the scheduler, and what went before it."""
-    counts = result.items
+    counts, following = result.items, result.following
     return Outcome(
         state=_STATES[result.outcome],
         payload=payload,
@@ -82,5 +85,7 @@ def read_outcome(
         error_message=result.error.message,
         error_detail=result.error.detail,
         exception=exception,
+        retry=not following.no_retry,
+        retry_after=following.retry_after.ToTimedelta().total_seconds() if following.HasField("retry_after") else None,
         went_on=went_on,
     )

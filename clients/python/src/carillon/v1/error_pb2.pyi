@@ -62,6 +62,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A message on the work stream is out of order or malformed."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 19
     """The principal makes such calls faster than it may; try again after the time in `google.rpc.RetryInfo`."""
+    ERROR_REASON_RUN_LIVE: _ErrorReason.ValueType  # 20
+    """The run has not ended: what ended only can be tried again."""
+    ERROR_REASON_RUN_COMPLETED: _ErrorReason.ValueType  # 21
+    """The run has completed: there is nothing to try again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused: the `reason` of the `google.rpc.ErrorInfo` (domain `carillon`) in the status details,
@@ -108,4 +112,8 @@ ERROR_REASON_PROTOCOL: ErrorReason.ValueType  # 18
 """A message on the work stream is out of order or malformed."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 19
 """The principal makes such calls faster than it may; try again after the time in `google.rpc.RetryInfo`."""
+ERROR_REASON_RUN_LIVE: ErrorReason.ValueType  # 20
+"""The run has not ended: what ended only can be tried again."""
+ERROR_REASON_RUN_COMPLETED: ErrorReason.ValueType  # 21
+"""The run has completed: there is nothing to try again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

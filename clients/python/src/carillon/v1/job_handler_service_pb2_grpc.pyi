@@ -40,7 +40,11 @@ class JobHandlerServiceStub:
     are kept (`INVALID_ARGUMENT` and `UNIMPLEMENTED` are not tried again).
 
     To name the failure as well, attach `google.rpc` details: an `ErrorInfo` of domain `carillon`, whose `reason` (such
-    as `EXPORT_EMPTY`) becomes the error's code, and a `DebugInfo`, whose `detail` becomes its detail.
+    as `EXPORT_EMPTY`) becomes the error's code, and a `DebugInfo`, whose `detail` becomes its detail. Without a name
+    the code is that of the status, such as `GRPC_NOT_FOUND`.
+
+    To say what is to follow: `retry` = `false` in that `ErrorInfo`'s metadata ends the run; a `RetryInfo` says when the
+    next attempt is due, in place of the policy's delay and at most its longest.
 
     The call's deadline is the attempt's timeout. It is cancelled when the run is asked to stop: stop the work, and
     answer as you like. The metadata carries `idempotency-key` (the run's id), `carillon-attempt` and `carillon-claim`.
@@ -59,7 +63,11 @@ class JobHandlerServiceAsyncStub(JobHandlerServiceStub):
     are kept (`INVALID_ARGUMENT` and `UNIMPLEMENTED` are not tried again).
 
     To name the failure as well, attach `google.rpc` details: an `ErrorInfo` of domain `carillon`, whose `reason` (such
-    as `EXPORT_EMPTY`) becomes the error's code, and a `DebugInfo`, whose `detail` becomes its detail.
+    as `EXPORT_EMPTY`) becomes the error's code, and a `DebugInfo`, whose `detail` becomes its detail. Without a name
+    the code is that of the status, such as `GRPC_NOT_FOUND`.
+
+    To say what is to follow: `retry` = `false` in that `ErrorInfo`'s metadata ends the run; a `RetryInfo` says when the
+    next attempt is due, in place of the policy's delay and at most its longest.
 
     The call's deadline is the attempt's timeout. It is cancelled when the run is asked to stop: stop the work, and
     answer as you like. The metadata carries `idempotency-key` (the run's id), `carillon-attempt` and `carillon-claim`.
@@ -81,7 +89,11 @@ class JobHandlerServiceServicer(metaclass=_abc_1.ABCMeta):
         are kept (`INVALID_ARGUMENT` and `UNIMPLEMENTED` are not tried again).
 
         To name the failure as well, attach `google.rpc` details: an `ErrorInfo` of domain `carillon`, whose `reason` (such
-        as `EXPORT_EMPTY`) becomes the error's code, and a `DebugInfo`, whose `detail` becomes its detail.
+        as `EXPORT_EMPTY`) becomes the error's code, and a `DebugInfo`, whose `detail` becomes its detail. Without a name
+        the code is that of the status, such as `GRPC_NOT_FOUND`.
+
+        To say what is to follow: `retry` = `false` in that `ErrorInfo`'s metadata ends the run; a `RetryInfo` says when the
+        next attempt is due, in place of the policy's delay and at most its longest.
 
         The call's deadline is the attempt's timeout. It is cancelled when the run is asked to stop: stop the work, and
         answer as you like. The metadata carries `idempotency-key` (the run's id), `carillon-attempt` and `carillon-claim`.

@@ -369,7 +369,12 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 @_typing.final
 class HttpTarget(_message.Message):
     """An HTTP endpoint. The worker sends `POST` with the run as JSON, and the headers `Idempotency-Key` (the run's id),
-    `Carillon-Attempt`, `Carillon-Claim` and `Carillon-Timeout` (seconds that the attempt may take). Any 2xx status completes the attempt; anything else fails it.
+    `Carillon-Attempt`, `Carillon-Claim` and `Carillon-Timeout` (seconds that the attempt may take). Any 2xx status
+    completes the attempt; any other fails it with the code `HTTP_{status}` and the first part of the body as detail.
+
+    A failure's headers may say what is to follow: `Carillon-Retry: false` ends the run; `Retry-After` (seconds, or an
+    HTTP date) says when the next attempt is due, in place of the policy's delay and at most its longest. A date that has
+    passed says nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -570,33 +575,92 @@ Global___Policies: _TypeAlias = Policies  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
-    """When a failed attempt is tried again."""
+    """When a failed attempt is tried again. It is read when an attempt has failed, but for `max_attempts`, which a run keeps
+    from its beginning. A worker that was lost is no fault of the run: its next attempt follows at once.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    MAX_DELAY_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    NEVER_RETRY_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
     """How many attempts a run has in all, from 1 to 100. Default: 3."""
+    multiplier: _builtins.float
+    """By what each further delay is longer than the one before it, from 1 to 100. Default: 1, all delays alike."""
+    jitter: _builtins.float
+    """The share of a delay that may be taken off it, so that runs which failed together are not tried together, from 0 to
+    1. How much is the run's own measure, the same whenever it is asked. Default: 0.
+    """
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """How long after a failed attempt the next one starts, from 0 s to 7 days. Default: 10 minutes."""
+        """How long after the first failed attempt the next one starts, from 0 s to 7 days. Default: 10 minutes."""
+
+    @_builtins.property
+    def max_delay(self) -> _duration_pb2.Duration:
+        """The longest delay, from 0 s to 7 days; it also bounds what a target asks for. Default: 7 days."""
+
+    @_builtins.property
+    def never_retry(self) -> Global___ErrorCodes:
+        """Errors after which a run ends, whatever attempts it has left. Default: none but those that no retry can mend, such
+        as `BAD_PAYLOAD`.
+        """
 
     def __init__(
         self,
         *,
         max_attempts: _builtins.int | None = ...,
         delay: _duration_pb2.Duration | None = ...,
+        multiplier: _builtins.float | None = ...,
+        max_delay: _duration_pb2.Duration | None = ...,
+        jitter: _builtins.float | None = ...,
+        never_retry: Global___ErrorCodes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "delay", b"delay", "max_attempts", b"max_attempts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_max_attempts", b"_max_attempts", "_multiplier", b"_multiplier", "delay", b"delay", "jitter", b"jitter", "max_attempts", b"max_attempts", "max_delay", b"max_delay", "multiplier", b"multiplier", "never_retry", b"never_retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "delay", b"delay", "max_attempts", b"max_attempts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_jitter", b"_jitter", "_max_attempts", b"_max_attempts", "_multiplier", b"_multiplier", "delay", b"delay", "jitter", b"jitter", "max_attempts", b"max_attempts", "max_delay", b"max_delay", "multiplier", b"multiplier", "never_retry", b"never_retry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__jitter: _TypeAlias = _typing.Literal["jitter"]  # noqa: Y015
+    _WhichOneofArgType__jitter: _TypeAlias = _typing.Literal["_jitter", b"_jitter"]  # noqa: Y015
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
+    _WhichOneofReturnType__multiplier: _TypeAlias = _typing.Literal["multiplier"]  # noqa: Y015
+    _WhichOneofArgType__multiplier: _TypeAlias = _typing.Literal["_multiplier", b"_multiplier"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__jitter) -> _WhichOneofReturnType__jitter | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_attempts) -> _WhichOneofReturnType__max_attempts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__multiplier) -> _WhichOneofReturnType__multiplier | None: ...
 
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
+
+@_typing.final
+class ErrorCodes(_message.Message):
+    """Codes of errors, as in `RunError.code`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Such as `HTTP_404`, or a prefix such as `HTTP_4*`. At most 50, each at most 63 characters."""
+
+    def __init__(
+        self,
+        *,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErrorCodes: _TypeAlias = ErrorCodes  # noqa: Y015
 
 @_typing.final
 class JobOverrides(_message.Message):

@@ -104,7 +104,8 @@ class LedgerEntry(_message.Message):
     """Its run. Empty where there is none."""
     reason: _builtins.str
     """Why it failed, was cancelled, skipped or missed, as a code: that of `RunError`, or `CATCH_UP_NONE`,
-    `CATCH_UP_LATEST` (a newer one stood in for it), `OUTSIDE_WINDOW`, `SET_ASIDE`. Empty otherwise.
+    `CATCH_UP_LATEST` (a newer one stood in for it), `OUTSIDE_WINDOW`, `SET_ASIDE`, or `REMEDIED` (a run made for it
+    by hand was live or had completed when its pause was caught up). Empty otherwise.
     """
     message: _builtins.str
     """The same in a sentence for people."""

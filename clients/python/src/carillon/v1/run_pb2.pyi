@@ -163,6 +163,7 @@ class Run(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     CANCEL_REQUEST_TIME_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
+    RETRY_OF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: `runs/{run}`; the run's id is a UUID (RFC 9562): version 8 for scheduled runs (made of the nominal
     instant and the schedule), version 7 for the others. Ids sort by time.
@@ -172,9 +173,9 @@ class Run(_message.Message):
     tenant: _builtins.str
     """The tenant whose run it is; `-` is the system."""
     schedule: _builtins.str
-    """The schedule that owed it. Empty for runs by hand."""
+    """The schedule that it is of. Empty for runs by `TriggerJob`, and for retries of those."""
     schedule_revision: _builtins.int
-    """Which revision of the schedule it was an occurrence of."""
+    """Which revision of the schedule it was an occurrence of; of one by hand, which was in force when it was made."""
     state: Global___RunState.ValueType
     """Where it stands."""
     trigger_source: Global___TriggerSource.ValueType
@@ -195,9 +196,13 @@ class Run(_message.Message):
     """The worker that holds it, or that ended it."""
     blocked: _builtins.bool
     """True while it is pending because an earlier run of its schedule has to end first."""
+    retry_of: _builtins.str
+    """`runs/{run}`: the ended run that this one tries again, by hand. Empty: none."""
     @_builtins.property
     def scheduled_time(self) -> _timestamp_pb2.Timestamp:
-        """The nominal instant that it is for. For runs by hand: when it was made."""
+        """The nominal instant that it is for. For runs by hand: when it was made. A retry has that of the run which it tries
+        again, and the three fields around it likewise.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -283,10 +288,11 @@ class Run(_message.Message):
         worker: _builtins.str = ...,
         cancel_request_time: _timestamp_pb2.Timestamp | None = ...,
         blocked: _builtins.bool = ...,
+        retry_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "metadata", b"metadata", "metrics", b"metrics", "payload", b"payload", "progress", b"progress", "run_after", b"run_after", "scheduled_time", b"scheduled_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "job", b"job", "labels", b"labels", "max_attempts", b"max_attempts", "metadata", b"metadata", "metrics", b"metrics", "name", b"name", "origin", b"origin", "payload", b"payload", "progress", b"progress", "run_after", b"run_after", "schedule", b"schedule", "schedule_revision", b"schedule_revision", "scheduled_local_time", b"scheduled_local_time", "scheduled_time", b"scheduled_time", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "time_zone", b"time_zone", "trigger_source", b"trigger_source", "triggered_by", b"triggered_by", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "job", b"job", "labels", b"labels", "max_attempts", b"max_attempts", "metadata", b"metadata", "metrics", b"metrics", "name", b"name", "origin", b"origin", "payload", b"payload", "progress", b"progress", "retry_of", b"retry_of", "run_after", b"run_after", "schedule", b"schedule", "schedule_revision", b"schedule_revision", "scheduled_local_time", b"scheduled_local_time", "scheduled_time", b"scheduled_time", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "time_zone", b"time_zone", "trigger_source", b"trigger_source", "triggered_by", b"triggered_by", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -368,11 +374,24 @@ class RunError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """A short code: `HANDLER_ERROR`, `HTTP_STATUS`, `HTTP_UNREACHABLE`, `GRPC_STATUS`, `GRPC_REFUSED`,
-    `ATTEMPT_TIMEOUT`, `RUN_TIMEOUT`, `WORKER_LOST`, `CANCELLED`, `OVERLAP`, `BAD_PAYLOAD`, `BAD_RESULT`,
-    `JOB_REMOVED`, `TARGET_NOT_ALLOWED` (the worker's settings do not allow the call), `SIGNING_KEY_MISSING` (they
-    demand a signature, and have no key), or one that a service chose. `TARGET_NOT_ALLOWED`, `SIGNING_KEY_MISSING`,
-    `BAD_PAYLOAD`, `BAD_RESULT` and `GRPC_REFUSED` are not tried again.
+    """A short code of capitals, digits and underscores, at most 63; `RetryPolicy.never_retry` may name it.
+
+    From the work:
+    - `HANDLER_ERROR`: the handler raised something, ended itself, or is not there.
+    - `HTTP_404`, `HTTP_503` and so on: the endpoint answered that status, which is not 2xx.
+    - `HTTP_UNREACHABLE`: it gave no answer.
+    - `GRPC_NOT_FOUND`, `GRPC_UNAVAILABLE` and so on: the call ended with that status, or could not be made.
+    - `GRPC_REFUSED`*: it ended with `INVALID_ARGUMENT` or `UNIMPLEMENTED`.
+    - `BAD_PAYLOAD`*: the payload does not fit the handler. `BAD_RESULT`*: what it returned cannot be recorded.
+    - One that the service chose, such as `EXPORT_EMPTY`.
+
+    From the worker's settings: `TARGET_NOT_ALLOWED`* (they do not allow the call), `SIGNING_KEY_MISSING`* (they demand
+    a signature, and have no key).
+
+    From Carillon itself: `ATTEMPT_TIMEOUT`, `WORKER_LOST`; and of runs that are not tried again whatever the policy says,
+    `RUN_TIMEOUT`, `CANCELLED`, `OVERLAP`, `JOB_REMOVED`.
+
+    Those with a * are never tried again: no retry can mend them.
     """
     message: _builtins.str
     """One sentence for people. At most 4 KiB."""

@@ -66,6 +66,11 @@ class RunServiceStub(object):
                 request_serializer=carillon_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=carillon_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/carillon.v1.RunService/RetryRun',
+                request_serializer=carillon_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=carillon_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer(object):
@@ -120,6 +125,23 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryRun(self, request, context):
+        """Tries an ended run again, by hand: makes a new run of the same job and tenant, with the same payload and labels,
+        that names the old one in `retry_of`; the old one never changes. Timeouts and attempts are the job's as it is now.
+        A run of a schedule waits its turn there, and that of an occurrence stands in the ledger as what became of it
+        afterwards. A test stays one. For admins.
+
+        While a run that was made for the same thing is live, or after one has completed, that one is answered and nothing
+        is made: an earlier retry, a retry of that one, or any other run of the same occurrence, such as a backfill's.
+
+        Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (`RUN_LIVE`: it has not ended; `RUN_COMPLETED`: there is nothing to try
+        again; `JOB_ARCHIVED`; `CONFLICT`: its schedule was deleted, or its payload is no longer kept), `ALREADY_EXISTS`
+        (`REQUEST_ID_REUSED`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +174,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=carillon_dot_v1_dot_run__service__pb2.CancelRunRequest.FromString,
                     response_serializer=carillon_dot_v1_dot_run__service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=carillon_dot_v1_dot_run__service__pb2.RetryRunRequest.FromString,
+                    response_serializer=carillon_dot_v1_dot_run__service__pb2.RetryRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -318,6 +345,33 @@ class RunService(object):
             '/carillon.v1.RunService/CancelRun',
             carillon_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
             carillon_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/carillon.v1.RunService/RetryRun',
+            carillon_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+            carillon_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

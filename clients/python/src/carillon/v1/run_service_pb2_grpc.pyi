@@ -54,6 +54,19 @@ class RunServiceStub:
 
     Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (`RUN_ENDED`).
     """
+    RetryRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RetryRunRequest, _run_service_pb2.RetryRunResponse]
+    """Tries an ended run again, by hand: makes a new run of the same job and tenant, with the same payload and labels,
+    that names the old one in `retry_of`; the old one never changes. Timeouts and attempts are the job's as it is now.
+    A run of a schedule waits its turn there, and that of an occurrence stands in the ledger as what became of it
+    afterwards. A test stays one. For admins.
+
+    While a run that was made for the same thing is live, or after one has completed, that one is answered and nothing
+    is made: an earlier retry, a retry of that one, or any other run of the same occurrence, such as a backfill's.
+
+    Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (`RUN_LIVE`: it has not ended; `RUN_COMPLETED`: there is nothing to try
+    again; `JOB_ARCHIVED`; `CONFLICT`: its schedule was deleted, or its payload is no longer kept), `ALREADY_EXISTS`
+    (`REQUEST_ID_REUSED`).
+    """
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -80,6 +93,19 @@ class RunServiceAsyncStub(RunServiceStub):
     `CANCELLED` unless it completes within the job's cancel grace. Cancelling twice changes nothing.
 
     Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (`RUN_ENDED`).
+    """
+    RetryRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RetryRunRequest, _run_service_pb2.RetryRunResponse]  # type: ignore[assignment]
+    """Tries an ended run again, by hand: makes a new run of the same job and tenant, with the same payload and labels,
+    that names the old one in `retry_of`; the old one never changes. Timeouts and attempts are the job's as it is now.
+    A run of a schedule waits its turn there, and that of an occurrence stands in the ledger as what became of it
+    afterwards. A test stays one. For admins.
+
+    While a run that was made for the same thing is live, or after one has completed, that one is answered and nothing
+    is made: an earlier retry, a retry of that one, or any other run of the same occurrence, such as a backfill's.
+
+    Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (`RUN_LIVE`: it has not ended; `RUN_COMPLETED`: there is nothing to try
+    again; `JOB_ARCHIVED`; `CONFLICT`: its schedule was deleted, or its payload is no longer kept), `ALREADY_EXISTS`
+    (`REQUEST_ID_REUSED`).
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -140,6 +166,25 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         `CANCELLED` unless it completes within the job's cancel grace. Cancelling twice changes nothing.
 
         Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (`RUN_ENDED`).
+        """
+
+    @_abc_1.abstractmethod
+    def RetryRun(
+        self,
+        request: _run_service_pb2.RetryRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.RetryRunResponse, _abc.Awaitable[_run_service_pb2.RetryRunResponse]]:
+        """Tries an ended run again, by hand: makes a new run of the same job and tenant, with the same payload and labels,
+        that names the old one in `retry_of`; the old one never changes. Timeouts and attempts are the job's as it is now.
+        A run of a schedule waits its turn there, and that of an occurrence stands in the ledger as what became of it
+        afterwards. A test stays one. For admins.
+
+        While a run that was made for the same thing is live, or after one has completed, that one is answered and nothing
+        is made: an earlier retry, a retry of that one, or any other run of the same occurrence, such as a backfill's.
+
+        Errors: `NOT_FOUND`, `FAILED_PRECONDITION` (`RUN_LIVE`: it has not ended; `RUN_COMPLETED`: there is nothing to try
+        again; `JOB_ARCHIVED`; `CONFLICT`: its schedule was deleted, or its payload is no longer kept), `ALREADY_EXISTS`
+        (`REQUEST_ID_REUSED`).
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61rillon/v1/work.proto\x12\x0b\x63\x61rillon.v1\x1a\x15\x63\x61rillon/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"?\n\nAttemptRef\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08\x63laim_id\x18\x03 \x01(\x03\"`\n\x05Hello\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0e\n\x06routes\x18\x03 \x03(\t\x12\x13\n\x0bheld_claims\x18\x04 \x03(\x03\x12\x0e\n\x06\x63lient\x18\x05 \x01(\t\"2\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0bheld_claims\x18\x02 \x03(\x03\"3\n\x06Starts\x12)\n\x06starts\x18\x01 \x03(\x0b\x32\x19.carillon.v1.AttemptStart\"`\n\x0c\x41ttemptStart\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12&\n\x03\x61ge\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x0fProgressReports\x12-\n\x07reports\x18\x01 \x03(\x0b\x32\x1c.carillon.v1.AttemptProgress\"d\n\x0f\x41ttemptProgress\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x15.carillon.v1.Progress\"7\n\x0bItemResults\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.carillon.v1.ItemResult\"e\n\nItemResult\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x11\n\tsucceeded\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"6\n\x07Results\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.carillon.v1.AttemptResult\"\x8f\x02\n\rAttemptResult\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.carillon.v1.AttemptOutcome\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x15.carillon.v1.RunError\x12&\n\x05items\x18\x05 \x01(\x0b\x32\x17.carillon.v1.ItemCounts\x12\x14\n\x0cmetrics_json\x18\x06 \x01(\t\x12\x15\n\rmetadata_json\x18\x07 \x01(\t\"\t\n\x07Goodbye\"{\n\x07Welcome\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07replica\x18\x03 \x01(\t\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"M\n\x0b\x41ssignments\x12\x10\n\x08\x63laim_id\x18\x01 \x01(\x03\x12,\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x17.carillon.v1.Assignment\"\xb9\x03\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12\x0b\n\x03job\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x14\n\x0cpayload_json\x18\x07 \x01(\t\x12\x32\n\x0f\x61ttempt_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63\x61ncel_grace\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0escheduled_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0etrigger_source\x18\x0b \x01(\x0e\x32\x1a.carillon.v1.TriggerSource\x12\x33\n\x06labels\x18\x0c \x03(\x0b\x32#.carillon.v1.Assignment.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\nResultAcks\x12$\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x16.carillon.v1.ResultAck\"b\n\tResultAck\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.carillon.v1.ResultVerdict\";\n\x0e\x43\x61ncelAttempts\x12)\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x17.carillon.v1.AttemptRef\"\x07\n\x05\x44rain*\xa9\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41TTEMPT_OUTCOME_COMPLETED\x10\x01\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x02\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\x03\x12\x1c\n\x18\x41TTEMPT_OUTCOME_RETURNED\x10\x04*\xc2\x01\n\rResultVerdict\x12\x1e\n\x1aRESULT_VERDICT_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESULT_VERDICT_ACCEPTED\x10\x01\x12\x18\n\x14RESULT_VERDICT_STALE\x10\x02\x12\x1c\n\x18RESULT_VERDICT_RUN_ENDED\x10\x03\x12 \n\x1cRESULT_VERDICT_RUN_CANCELLED\x10\x04\x12\x1a\n\x16RESULT_VERDICT_UNKNOWN\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x61rillon/v1/work.proto\x12\x0b\x63\x61rillon.v1\x1a\x15\x63\x61rillon/v1/run.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"?\n\nAttemptRef\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08\x63laim_id\x18\x03 \x01(\x03\"`\n\x05Hello\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0e\n\x06routes\x18\x03 \x03(\t\x12\x13\n\x0bheld_claims\x18\x04 \x03(\x03\x12\x0e\n\x06\x63lient\x18\x05 \x01(\t\"2\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0bheld_claims\x18\x02 \x03(\x03\"3\n\x06Starts\x12)\n\x06starts\x18\x01 \x03(\x0b\x32\x19.carillon.v1.AttemptStart\"`\n\x0c\x41ttemptStart\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12&\n\x03\x61ge\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x0fProgressReports\x12-\n\x07reports\x18\x01 \x03(\x0b\x32\x1c.carillon.v1.AttemptProgress\"d\n\x0f\x41ttemptProgress\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12\'\n\x08progress\x18\x02 \x01(\x0b\x32\x15.carillon.v1.Progress\"7\n\x0bItemResults\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.carillon.v1.ItemResult\"e\n\nItemResult\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x11\n\tsucceeded\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"6\n\x07Results\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.carillon.v1.AttemptResult\"\xba\x02\n\rAttemptResult\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12,\n\x07outcome\x18\x02 \x01(\x0e\x32\x1b.carillon.v1.AttemptOutcome\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x15.carillon.v1.RunError\x12&\n\x05items\x18\x05 \x01(\x0b\x32\x17.carillon.v1.ItemCounts\x12\x14\n\x0cmetrics_json\x18\x06 \x01(\t\x12\x15\n\rmetadata_json\x18\x07 \x01(\t\x12)\n\tfollowing\x18\x08 \x01(\x0b\x32\x16.carillon.v1.Following\"Y\n\tFollowing\x12\x12\n\x08no_retry\x18\x01 \x01(\x08H\x00\x12\x30\n\x0bretry_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x42\x06\n\x04wish\"\t\n\x07Goodbye\"{\n\x07Welcome\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07replica\x18\x03 \x01(\t\" \n\x0cHeartbeatAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"M\n\x0b\x41ssignments\x12\x10\n\x08\x63laim_id\x18\x01 \x01(\x03\x12,\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x17.carillon.v1.Assignment\"\xb9\x03\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x03 \x01(\x05\x12\x0b\n\x03job\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x14\n\x0cpayload_json\x18\x07 \x01(\t\x12\x32\n\x0f\x61ttempt_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63\x61ncel_grace\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0escheduled_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0etrigger_source\x18\x0b \x01(\x0e\x32\x1a.carillon.v1.TriggerSource\x12\x33\n\x06labels\x18\x0c \x03(\x0b\x32#.carillon.v1.Assignment.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"2\n\nResultAcks\x12$\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x16.carillon.v1.ResultAck\"b\n\tResultAck\x12(\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x17.carillon.v1.AttemptRef\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.carillon.v1.ResultVerdict\";\n\x0e\x43\x61ncelAttempts\x12)\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x17.carillon.v1.AttemptRef\"\x07\n\x05\x44rain*\xa9\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41TTEMPT_OUTCOME_COMPLETED\x10\x01\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x02\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\x03\x12\x1c\n\x18\x41TTEMPT_OUTCOME_RETURNED\x10\x04*\xc2\x01\n\rResultVerdict\x12\x1e\n\x1aRESULT_VERDICT_UNSPECIFIED\x10\x00\x12\x1b\n\x17RESULT_VERDICT_ACCEPTED\x10\x01\x12\x18\n\x14RESULT_VERDICT_STALE\x10\x02\x12\x1c\n\x18RESULT_VERDICT_RUN_ENDED\x10\x03\x12 \n\x1cRESULT_VERDICT_RUN_CANCELLED\x10\x04\x12\x1a\n\x16RESULT_VERDICT_UNKNOWN\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ASSIGNMENT_LABELSENTRY']._loaded_options = None
   _globals['_ASSIGNMENT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_ATTEMPTOUTCOME']._serialized_start=2067
-  _globals['_ATTEMPTOUTCOME']._serialized_end=2236
-  _globals['_RESULTVERDICT']._serialized_start=2239
-  _globals['_RESULTVERDICT']._serialized_end=2433
+  _globals['_ATTEMPTOUTCOME']._serialized_start=2201
+  _globals['_ATTEMPTOUTCOME']._serialized_end=2370
+  _globals['_RESULTVERDICT']._serialized_start=2373
+  _globals['_RESULTVERDICT']._serialized_end=2567
   _globals['_ATTEMPTREF']._serialized_start=127
   _globals['_ATTEMPTREF']._serialized_end=190
   _globals['_HELLO']._serialized_start=192
@@ -61,25 +61,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESULTS']._serialized_start=821
   _globals['_RESULTS']._serialized_end=875
   _globals['_ATTEMPTRESULT']._serialized_start=878
-  _globals['_ATTEMPTRESULT']._serialized_end=1149
-  _globals['_GOODBYE']._serialized_start=1151
-  _globals['_GOODBYE']._serialized_end=1160
-  _globals['_WELCOME']._serialized_start=1162
-  _globals['_WELCOME']._serialized_end=1285
-  _globals['_HEARTBEATACK']._serialized_start=1287
-  _globals['_HEARTBEATACK']._serialized_end=1319
-  _globals['_ASSIGNMENTS']._serialized_start=1321
-  _globals['_ASSIGNMENTS']._serialized_end=1398
-  _globals['_ASSIGNMENT']._serialized_start=1401
-  _globals['_ASSIGNMENT']._serialized_end=1842
-  _globals['_ASSIGNMENT_LABELSENTRY']._serialized_start=1797
-  _globals['_ASSIGNMENT_LABELSENTRY']._serialized_end=1842
-  _globals['_RESULTACKS']._serialized_start=1844
-  _globals['_RESULTACKS']._serialized_end=1894
-  _globals['_RESULTACK']._serialized_start=1896
-  _globals['_RESULTACK']._serialized_end=1994
-  _globals['_CANCELATTEMPTS']._serialized_start=1996
-  _globals['_CANCELATTEMPTS']._serialized_end=2055
-  _globals['_DRAIN']._serialized_start=2057
-  _globals['_DRAIN']._serialized_end=2064
+  _globals['_ATTEMPTRESULT']._serialized_end=1192
+  _globals['_FOLLOWING']._serialized_start=1194
+  _globals['_FOLLOWING']._serialized_end=1283
+  _globals['_GOODBYE']._serialized_start=1285
+  _globals['_GOODBYE']._serialized_end=1294
+  _globals['_WELCOME']._serialized_start=1296
+  _globals['_WELCOME']._serialized_end=1419
+  _globals['_HEARTBEATACK']._serialized_start=1421
+  _globals['_HEARTBEATACK']._serialized_end=1453
+  _globals['_ASSIGNMENTS']._serialized_start=1455
+  _globals['_ASSIGNMENTS']._serialized_end=1532
+  _globals['_ASSIGNMENT']._serialized_start=1535
+  _globals['_ASSIGNMENT']._serialized_end=1976
+  _globals['_ASSIGNMENT_LABELSENTRY']._serialized_start=1931
+  _globals['_ASSIGNMENT_LABELSENTRY']._serialized_end=1976
+  _globals['_RESULTACKS']._serialized_start=1978
+  _globals['_RESULTACKS']._serialized_end=2028
+  _globals['_RESULTACK']._serialized_start=2030
+  _globals['_RESULTACK']._serialized_end=2128
+  _globals['_CANCELATTEMPTS']._serialized_start=2130
+  _globals['_CANCELATTEMPTS']._serialized_end=2189
+  _globals['_DRAIN']._serialized_start=2191
+  _globals['_DRAIN']._serialized_end=2198
 # @@protoc_insertion_point(module_scope)

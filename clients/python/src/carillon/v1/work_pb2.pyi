@@ -397,6 +397,7 @@ class AttemptResult(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     METRICS_JSON_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
+    FOLLOWING_FIELD_NUMBER: _builtins.int
     outcome: Global___AttemptOutcome.ValueType
     """How it ended."""
     metrics_json: _builtins.str
@@ -419,6 +420,12 @@ class AttemptResult(_message.Message):
     def items(self) -> _run_pb2.ItemCounts:
         """Items, where the target counted them."""
 
+    @_builtins.property
+    def following(self) -> Global___Following:
+        """What the target asks to follow a failure. Default: what the job's retry policy says. Beside `COMPLETED` and
+        `RETURNED`, after which there is nothing to try again, it is ignored.
+        """
+
     def __init__(
         self,
         *,
@@ -429,18 +436,53 @@ class AttemptResult(_message.Message):
         items: _run_pb2.ItemCounts | None = ...,
         metrics_json: _builtins.str = ...,
         metadata_json: _builtins.str = ...,
+        following: Global___Following | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "items", b"items"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "following", b"following", "items", b"items"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "items", b"items", "metadata_json", b"metadata_json", "metrics_json", b"metrics_json", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "following", b"following", "items", b"items", "metadata_json", b"metadata_json", "metrics_json", b"metrics_json", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttemptResult: _TypeAlias = AttemptResult  # noqa: Y015
 
 @_typing.final
+class Following(_message.Message):
+    """What a target asks to follow its failure. The policy's attempts and its longest delay bound it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NO_RETRY_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    no_retry: _builtins.bool
+    """The run ends: trying again changes nothing."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """The next attempt starts after this long, in place of the policy's delay. 0 s or more; less counts as 0 s, more
+        than the policy's longest delay as that.
+        """
+
+    def __init__(
+        self,
+        *,
+        no_retry: _builtins.bool = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["no_retry", b"no_retry", "retry_after", b"retry_after", "wish", b"wish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["no_retry", b"no_retry", "retry_after", b"retry_after", "wish", b"wish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_wish: _TypeAlias = _typing.Literal["no_retry", "retry_after"]  # noqa: Y015
+    _WhichOneofArgType_wish: _TypeAlias = _typing.Literal["wish", b"wish"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_wish) -> _WhichOneofReturnType_wish | None: ...
+
+Global___Following: _TypeAlias = Following  # noqa: Y015
+
+@_typing.final
 class Goodbye(_message.Message):
-    """The worker goes, and holds nothing any more: its session ends now."""
+    """The worker goes, and holds nothing any more: its session ends now. Sent once each result is acknowledged: of one that
+    overtakes it, the run is no longer this session's, and the result is `STALE`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
