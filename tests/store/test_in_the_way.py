@@ -18,7 +18,7 @@ from scheduler_service.usecases.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, P
 from tests.builders import finish, make_schedule, make_session
 from tests.conftest import DatabaseUrls
 from tests.store.engine_case import Connection, rows
-from tests.store.test_repairs import NOW, House
+from tests.store.repairs_case import NOW, House
 
 Admin = psycopg.Connection[Any]
 

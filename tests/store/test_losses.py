@@ -24,9 +24,9 @@ from tests.store.audit_case import events
 from tests.store.complete_case import Case
 from tests.store.definitions_case import Scheduler
 from tests.store.engine_case import Connection, rows
+from tests.store.repairs_case import NOW, House
 from tests.store.retry_case import begin, ended, retry
 from tests.store.test_leases import WORKER, Stream
-from tests.store.test_repairs import NOW, House
 
 Admin = psycopg.Connection[Any]
 LOST: dict[str, Any] = {"error": {"code": "WORKER_LOST", "message": "worker w-1 was lost", "detail": ""}}

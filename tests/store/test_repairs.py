@@ -3,79 +3,29 @@ and told to the audit trail, and what cannot be mended keeps nothing else waitin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from scheduler_service.domain.audit import Event, EventFilter
+from scheduler_service.domain.audit import EventFilter
 from scheduler_service.domain.repairs import SHOWN, Repair
-from scheduler_service.domain.returns import after_loss
 from scheduler_service.domain.run import new_run_id
-from scheduler_service.store import reap, stuck
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.audit import list_audit_events, verify_audit_trail
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import LIMIT, Reaped, Reaper
-from scheduler_service.usecases.sessions import Sessions
+from scheduler_service.usecases.reap import LIMIT, Reaped
 from scheduler_service.usecases.set_aside import FIRST_PAUSE, LONGEST_PAUSE, SetAside
-from scheduler_service.usecases.wakeups import Wakeups
-from tests.builders import ADMIN, MadeJob, claim, finish, make_job, make_live_run, make_schedule, make_session
+from tests.builders import ADMIN, finish, make_schedule, make_session
 from tests.conftest import DatabaseUrls
-from tests.store.audit_case import events, seal_all
+from tests.store.audit_case import seal_all
 from tests.store.engine_case import Connection, rows
+from tests.store.repairs_case import NOW, Admin, House
 
-Admin = psycopg.Connection[Any]
-NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR = timedelta(hours=1)
-
-
-class House:
-    """One replica's reaper, whose clocks pass together from NOW on."""
-
-    def __init__(self, database: Database, admin: Admin, hot: Connection, replica: str = "replica-1") -> None:
-        self.admin = admin
-        self.database = database
-        self.connection = hot
-        self.job: MadeJob = make_job(admin)
-        self.monotonic = 0.0
-        sessions, wakeups = Sessions(lambda: None), Wakeups()
-        leases = Leases(database, sessions, wakeups, replica=replica)
-        self.reaper = Reaper(sessions, leases, wakeups, replica=replica, clock=lambda: self.monotonic)
-
-    async def step(self, at: float = 0.0) -> Reaped:
-        self.monotonic = at
-        return await self.reaper.step(self.connection, now=NOW + timedelta(seconds=at))
-
-    def pending(self, **columns: Any) -> UUID:
-        return make_live_run(self.admin, self.job, at=NOW - HOUR, **columns)
-
-    def held(self, session_id: UUID | None = None, **columns: Any) -> UUID:
-        """A started run in the hands of a session (by default of one that lives)."""
-        run_id = self.pending(**columns)
-        claim(self.admin, run_id, session_id or make_session(self.admin))
-        return run_id
-
-    def lose(self, session_id: UUID) -> None:
-        self.admin.execute("update carillon.sessions set expires_at = %s where session_id = %s", [NOW, session_id])
-
-    def live(self) -> set[UUID]:
-        return {row[0] for row in rows(self.admin, "select run_id from carillon.live_runs")}
-
-    def holders(self) -> list[UUID | None]:
-        return [row[0] for row in rows(self.admin, "select session_id from carillon.live_runs")]
-
-    def outcome(self, run_id: UUID) -> tuple[str, str | None] | None:
-        found = rows(self.admin, "select state::text, error ->> 'code' from carillon.runs where run_id = %s", run_id)
-        return found[0] if found else None
-
-    async def told(self) -> list[Event]:
-        return await events(self.database)
 
 
 @pytest.fixture
@@ -348,78 +298,3 @@ def refusing(admin: Admin, table: str, condition: str = "true") -> Iterator[None
     )
     yield
     admin.execute(f"drop trigger refuse on carillon.{table}; drop function carillon.refuse()".encode())
-
-
-class Paused(psycopg.AsyncConnection[Any]):
-    """A reaper's connection that lets others act between what it found and the locks on that."""
-
-    def let(self, act: Callable[[], object]) -> None:
-        self._act: Callable[[], object] | None = act
-
-    async def execute(self, query: Any, *args: Any, **options: Any) -> Any:
-        if "r.run_id = any(" in str(query) and (act := getattr(self, "_act", None)) is not None:
-            self._act = None
-            act()
-        return await super().execute(query, *args, **options)
-
-
-@pytest.fixture
-async def paused(database_urls: DatabaseUrls) -> AsyncIterator[Paused]:
-    async with await Paused.connect(database_urls.engine, autocommit=True) as connection:
-        yield connection
-
-
-class TestWhatWasFoundAWhileAgo:
-    """An old look, which others overtake before it has its locks, undoes nothing."""
-
-    async def test_a_run_that_was_given_to_another_worker_stays_with_it(self, house: House, paused: Paused) -> None:
-        run_id, worker = house.held(uuid4()), make_session(house.admin)
-        given = "update carillon.live_runs set session_id = %s, claim_id = nextval('carillon.claim_ids')"
-        paused.let(lambda: house.admin.execute(given, [worker]))
-        house.connection = paused
-        assert await house.step() == Reaped()
-        assert house.holders() == [worker]
-        assert house.live() == {run_id}
-
-    async def test_a_run_that_was_completed_stays_completed(self, house: House, paused: Paused) -> None:
-        run_id = house.held()
-        house.admin.execute("update carillon.live_runs set deadline = %s", [NOW - HOUR])
-        paused.let(lambda: finish(house.admin, run_id))
-        house.connection = paused
-        assert await house.step() == Reaped()
-        assert house.outcome(run_id) == ("COMPLETED", None)
-        assert house.live() == set()
-
-    async def test_an_attempt_that_began_anew_has_its_own_time(self, house: House, paused: Paused) -> None:
-        house.held()
-        house.admin.execute("update carillon.live_runs set deadline = %s", [NOW - HOUR])
-        later = "update carillon.live_runs set attempt = 2, deadline = %s"
-        paused.let(lambda: house.admin.execute(later, [NOW + HOUR]))
-        house.connection = paused
-        assert await house.step() == Reaped()
-        assert rows(house.admin, "select attempt from carillon.live_runs") == [(2,)]
-
-
-class TestTwoReapers:
-    async def test_a_run_that_a_completion_is_ending_is_left_to_it(self, house: House, other: Connection) -> None:
-        """Paused in between: the completion has deleted the live row and is not committed."""
-        session_id = make_session(house.admin)
-        run_id = house.held(session_id)
-        house.lose(session_id)
-        async with other.transaction():
-            await other.execute("select from carillon.sessions where session_id = %s for key share", [session_id])
-            await other.execute("delete from carillon.live_runs where run_id = %s", [run_id])
-            assert await house.step() == Reaped(), "its session is spared while somebody takes its results"
-        assert await house.step(at=1) == Reaped(sessions=1)
-        assert rows(house.admin, "select from carillon.attempts") == []
-
-    async def test_one_of_two_charges(self, house: House, other: Connection) -> None:
-        """Paused in between: the first has locked and not committed."""
-        run_id = house.held(uuid4())
-        async with other.transaction():
-            locked = await stuck.lock(other, stuck.SESSION_GONE, [run_id], NOW)
-            assert await house.step() == Reaped(), "it is skipped"
-            await reap.carry_out(other, [(run, after_loss(run, NOW)) for run in locked], NOW)
-        assert await house.step(at=6) == Reaped()
-        assert rows(house.admin, "select attempt from carillon.live_runs") == [(2,)]
-        assert rows(house.admin, "select count(*) from carillon.attempts") == [(1,)]
