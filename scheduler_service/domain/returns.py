@@ -20,7 +20,9 @@ from scheduler_service.domain.retry import AS_THE_POLICY_SAYS, End, Following, R
 from scheduler_service.domain.run import RunState
 
 WORKER_LOST = "WORKER_LOST"
-"""The code of an attempt whose worker was lost, or left it."""
+"""The code of an attempt whose worker was lost: who knows whether the run was the cause."""
+WORKER_LEFT = "WORKER_LEFT"
+"""The code of an attempt that its worker gave up in order. That speaks against no run."""
 ATTEMPT_TIMEOUT = RunError("ATTEMPT_TIMEOUT", "the attempt took longer than its timeout, and the worker did not say so")
 MOST_SENT_IN_VAIN = 5
 """Times at no charge. A run that no stream carries to its end must end too."""
@@ -103,7 +105,7 @@ def after_goodbye(run: HeldRun, now: datetime) -> Return:
     """Its worker said Goodbye: nothing has killed it. What it had not started costs nothing."""
     if run.started_at is None:
         return _unless_over(run, now) or Freed(lost=False)
-    left = RunError(WORKER_LOST, f"{_holder(run)} stopped before {_attempt(run)} had ended")
+    left = RunError(WORKER_LEFT, f"{_holder(run)} stopped before {_attempt(run)} had ended")
     return _failed(run, left, now, AT_ONCE)
 
 

@@ -22,7 +22,7 @@ from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result, Ver
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.repairs import Repair
 from scheduler_service.domain.retry import AS_THE_POLICY_SAYS, End, Retry, decide
-from scheduler_service.domain.returns import AT_ONCE, WORKER_LOST
+from scheduler_service.domain.returns import AT_ONCE, WORKER_LEFT
 from scheduler_service.store import complete as store
 from scheduler_service.store.complete import Held, Known
 from scheduler_service.store.items import insert_items
@@ -333,7 +333,7 @@ def _counted(result: Result, held: Held) -> Result:
     or a worker could have it for ever."""
     if result.outcome != "RETURNED" or not held.started or held.cancel_requested:
         return result
-    left = RunError(WORKER_LOST, f"the worker gave back attempt {result.ref.attempt} after it had started")
+    left = RunError(WORKER_LEFT, f"the worker gave back attempt {result.ref.attempt} after it had started")
     return replace(result, outcome="FAILED", error=left, following=AT_ONCE)
 
 

@@ -59,4 +59,4 @@ async def test_a_worker_that_drains_reports_what_ends_and_gives_the_rest_to_anot
         run = await ended(client, endless.name)
         assert (run.attempt, run.worker) == (2, "worker-2")
         lost, _ = await client.list_attempts(endless.name)
-        assert (lost.worker, lost.error.code) == ("worker-1", "WORKER_LOST")
+        assert (lost.worker, lost.error.code) == ("worker-1", "WORKER_LEFT")

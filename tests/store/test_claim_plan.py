@@ -38,4 +38,6 @@ async def test_runs_that_are_to_be_alone_are_found_without_a_look_at_any_other(
     plan = await plan_of(hot, statement)
     assert "Seq Scan on live_runs" not in plan
     assert set(re.findall(r"using (\w+) on live_runs", plan)) <= {"live_runs_alone", "live_runs_held"}
-    assert re.search(r"using live_runs_alone on live_runs.*\n\s+Index Cond: .*session_id IS NULL.*route = ANY", plan)
+    # PostgreSQL 16 looks at the routes after the index, which has next to nothing.
+    routes = ".*route = ANY" if hot.info.server_version >= 170_000 else ""
+    assert re.search(rf"using live_runs_alone on live_runs.*\n\s+Index Cond: .*session_id IS NULL{routes}", plan)

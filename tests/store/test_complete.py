@@ -132,7 +132,7 @@ async def test_an_attempt_that_had_started_cannot_be_returned_at_no_charge(case:
     assert await case.report(returned) == [Verdict.ACCEPTED]
     assert rows(admin, "select attempt, session_id, run_after from carillon.live_runs") == [(2, None, NOW)]
     assert rows(admin, "select attempt, error ->> 'code', error ->> 'message' from carillon.attempts") == [
-        (1, "WORKER_LOST", "the worker gave back attempt 1 after it had started")
+        (1, "WORKER_LEFT", "the worker gave back attempt 1 after it had started")
     ]
     assert await case.report(returned) == [Verdict.ACCEPTED], "sent again"
     admin.execute("update carillon.live_runs set max_attempts = 2")
@@ -141,7 +141,7 @@ async def test_an_attempt_that_had_started_cannot_be_returned_at_no_charge(case:
     admin.execute("update carillon.live_runs set started_at = claimed_at")
     last = case.result(AttemptRef(ref.run_id, 2, made.claim_id), outcome="RETURNED", duration=None)
     assert await case.report(last) == [Verdict.ACCEPTED]
-    assert rows(admin, "select state::text, error ->> 'code' from carillon.runs") == [("FAILED", "WORKER_LOST")]
+    assert rows(admin, "select state::text, error ->> 'code' from carillon.runs") == [("FAILED", "WORKER_LEFT")]
     assert await case.report(last) == [Verdict.ACCEPTED], "sent again"
 
 

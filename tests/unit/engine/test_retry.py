@@ -156,7 +156,7 @@ def test_a_run_whose_worker_was_lost_is_free_at_once_whatever_its_delay() -> Non
 
 def said(what: Return) -> str:
     assert isinstance(what, Charged | Ended)
-    assert what.error.code == "WORKER_LOST"
+    assert what.error.code in ("WORKER_LOST", "WORKER_LEFT")
     return what.error.message
 
 
@@ -185,6 +185,12 @@ def test_what_never_arrived_is_no_worker_s_doing() -> None:
     assert said(after_never_arriving(held(POLICY, worker="w-7"), NOW)) == (
         "worker w-7 had started attempt 1 of 3, and lives, but no longer knows of it"
     )
+
+
+def test_a_worker_that_left_in_order_speaks_against_no_run() -> None:
+    charged = after_goodbye(held(POLICY, attempt=2), NOW)
+    assert isinstance(charged, Charged)
+    assert (charged.error.code, charged.alone) == ("WORKER_LEFT", False)
 
 
 def test_a_worker_that_left_is_not_called_lost() -> None:

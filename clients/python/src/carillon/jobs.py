@@ -38,7 +38,8 @@ class Jobs:
     generation: which deploy this is, a number that grows with each (default: `CARILLON_GENERATION`, else 0); an
     older one than the registered is refused. tls: True, or the files to use (default: `CARILLON_TLS...`, else none).
     plaintext: whether the token may go to another machine without TLS (default: `CARILLON_PLAINTEXT`, else not).
-    concurrency: how many runs its handlers carry out at once under `async with`. signing_keys: the one or two keys
+    concurrency: how many runs its handlers carry out at once under `async with`. grace: how many seconds they may go on
+    once it stops; below what the orchestrator gives the process (30 s in Kubernetes). signing_keys: the one or two keys
     that calls to its endpoints are signed with, each `whsec_...` (default: `CARILLON_SIGNING_KEYS`, separated by
     commas, or the file that `CARILLON_SIGNING_KEYS_FILE` names); `verify` needs them.
 
@@ -56,6 +57,7 @@ class Jobs:
         tls: Tls | bool | None = None,
         plaintext: bool | None = None,
         concurrency: int = 10,
+        grace: float = 25.0,
         signing_keys: Sequence[str] | None = None,
     ) -> None:
         self.service = check_name("service", service)
@@ -63,6 +65,7 @@ class Jobs:
         self._base_url = base_url
         self._generation = _generation() if generation is None else generation
         self._concurrency = concurrency
+        self._grace = grace
         self._signing_keys = resolve_keys(signing_keys)
         self._specs: dict[str, job_pb2.JobSpec] = {}
         self._handlers: dict[str, Handler] = {}
@@ -199,7 +202,7 @@ class Jobs:
             self._registration = self.register_in_background()
             stack.push_async_callback(self._registration.stop)
             if self._handlers:
-                await stack.enter_async_context(Worker(self, self._concurrency))
+                await stack.enter_async_context(Worker(self, self._concurrency, grace=self._grace))
             self._open = stack.pop_all()
         return self
 

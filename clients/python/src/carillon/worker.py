@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("carillon")
 
-DRAIN_SECONDS = 30.0
+DRAIN_SECONDS = 25.0
 
 
 class Worker:

@@ -388,8 +388,9 @@ class RunError(_message.Message):
     From the worker's settings: `TARGET_NOT_ALLOWED`* (they do not allow the call), `SIGNING_KEY_MISSING`* (they demand
     a signature, and have no key).
 
-    From Carillon itself: `ATTEMPT_TIMEOUT`, `WORKER_LOST`; and of runs that are not tried again whatever the policy says,
-    `RUN_TIMEOUT`, `CANCELLED`, `OVERLAP`, `JOB_REMOVED`.
+    From Carillon itself: `ATTEMPT_TIMEOUT`, `WORKER_LOST`, `WORKER_LEFT` (the worker stopped in order, with the attempt
+    unfinished); and of runs that are not tried again whatever the policy says, `RUN_TIMEOUT`, `CANCELLED`, `OVERLAP`,
+    `JOB_REMOVED`.
 
     Those with a * are never tried again: no retry can mend them.
     """
