@@ -15,6 +15,9 @@ from google.rpc.status_pb2 import Status
 
 _PATIENCE = 20.0
 _STATUS_KEY = "grpc-status-details-bin"
+# What gRPC's own client says, with INTERNAL, of a call that ends just while it is written to.
+_OVERTAKEN = "Internal error from Core"
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,16 @@ async def ask(
     """Calls a method with one request. A stream is left after its first message, or after `patience` seconds without
     one, which is then an answer without a message."""
     body = request if isinstance(request, bytes) else request.SerializeToString()
+    for _ in range(_TRIES):
+        answer = await _ask(channel, method, body, metadata, patience)
+        if (answer.code, answer.details) != (grpc.StatusCode.INTERNAL, _OVERTAKEN):
+            break
+    return answer
+
+
+async def _ask(
+    channel: grpc.aio.Channel, method: str, body: bytes, metadata: tuple[tuple[str, str], ...], patience: float
+) -> Answer:
     kind = descriptor(method)
     read = output_of(method).FromString
     if kind.client_streaming:
