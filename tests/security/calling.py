@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import grpc
+from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -105,6 +107,33 @@ async def _ask(
         call.cancel()
         return Answer(grpc.StatusCode.OK, "", message, ())
     return await _answer(call, None)
+
+
+async def work_stream(
+    channel: grpc.aio.Channel, hello: work_pb2.Hello, metadata: tuple[tuple[str, str], ...] = ()
+) -> tuple[str, str]:
+    """What a work stream that begins so comes to: WELCOME, or its status and sentence. It stays open as long as its
+    channel."""
+    for _ in range(_TRIES):
+        found = await _work_stream(channel, hello, metadata)
+        if found != (grpc.StatusCode.INTERNAL.name, _OVERTAKEN):
+            break
+    return found
+
+
+async def _work_stream(
+    channel: grpc.aio.Channel, hello: work_pb2.Hello, metadata: tuple[tuple[str, str], ...]
+) -> tuple[str, str]:
+    call: Any = worker_service_pb2_grpc.WorkerServiceStub(channel).Work(metadata=metadata)
+    async with asyncio.timeout(_PATIENCE):
+        # The second where the call has ended before it was written to.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.write(worker_service_pb2.WorkRequest(hello=hello))
+            first = await call.read()
+            if first is not grpc.aio.EOF:
+                assert first.WhichOneof("message") == "welcome"
+                return "WELCOME", ""
+        return (await call.code()).name, await call.details()
 
 
 async def _write(call: Any, body: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from scheduler_service.identity.certificates import WorkerCertificates, parse_wo
 from scheduler_service.settings import SettingsError, read_settings
 from tests.conftest import DatabaseUrls
 from tests.security.authority import Authority, Pair
+from tests.security.calling import work_stream
 from tests.security.schedulers import EMAIL_TOKEN, WORKER_TOKEN, admin, scheduler, tls
 
 PATIENCE = 20.0
@@ -46,10 +47,6 @@ async def demanding(urls: DatabaseUrls, authority: Authority, **settings: Any) -
         yield app
 
 
-# gRPC's own client says INTERNAL of a call that ends just while it is written to.
-_TRIES = 5
-
-
 async def answer(
     port: int | None, authority: Authority, pair: Pair | None, token: str = "", route: str = "http"
 ) -> tuple[str, str]:
@@ -60,28 +57,8 @@ async def answer(
         pair.certificate.read_bytes() if pair else None,
     )
     hello = work_pb2.Hello(session_id=uuid4().bytes, worker="w", routes=[route], client="raw")
-    found = ("INTERNAL", "")
     async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
-        for _ in range(_TRIES):
-            found = await _said(channel, hello, (("x-service-token", token),) if token else ())
-            if found[0] != "INTERNAL":
-                break
-    return found
-
-
-async def _said(
-    channel: grpc.aio.Channel, hello: work_pb2.Hello, metadata: tuple[tuple[str, str], ...]
-) -> tuple[str, str]:
-    call: Any = worker_service_pb2_grpc.WorkerServiceStub(channel).Work(metadata=metadata)
-    async with asyncio.timeout(PATIENCE):
-        # The second where the call has ended before it was written to.
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await call.write(worker_service_pb2.WorkRequest(hello=hello))
-            first = await call.read()
-            if first is not grpc.aio.EOF:
-                assert first.WhichOneof("message") == "welcome"
-                return "WELCOME", ""
-        return (await call.code()).name, await call.details()
+        return await work_stream(channel, hello, (("x-service-token", token),) if token else ())
 
 
 async def test_a_certificate_alone_is_a_worker(database_urls: DatabaseUrls, authority: Authority) -> None:

@@ -15,8 +15,6 @@ from carillon.v1 import (
     run_service_pb2,
     run_service_pb2_grpc,
     work_pb2,
-    worker_service_pb2,
-    worker_service_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -25,6 +23,7 @@ from scheduler_service.domain.access import Kind, Principal
 from scheduler_service.domain.errors import RateLimited
 from scheduler_service.rpc.open_calls import CallCaps, OpenCalls
 from tests.conftest import DatabaseUrls
+from tests.security.calling import work_stream
 from tests.security.http2 import (
     CANCEL,
     RST_STREAM,
@@ -47,27 +46,9 @@ from tests.security.schedulers import EMAIL_TOKEN, WORKER_TOKEN, admin, schedule
 async def begun(address: int, token: str, route: str) -> tuple[str, grpc.aio.Channel]:
     """What a work stream comes to; it stays open as long as its channel."""
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{address}", options=[("grpc.use_local_subchannel_pool", 1)])
-    for _ in range(_TRIES):
-        said = await _said(channel, token, route)
-        if not said.startswith("INTERNAL"):
-            break
-    return said, channel
-
-
-# gRPC's own client says INTERNAL of a call that ends just while it is written to.
-_TRIES = 5
-
-
-async def _said(channel: grpc.aio.Channel, token: str, route: str) -> str:
-    call: Any = worker_service_pb2_grpc.WorkerServiceStub(channel).Work(metadata=(("x-service-token", token),))
     hello = work_pb2.Hello(session_id=time.time_ns().to_bytes(16), worker="w", routes=[route], client="raw")
-    async with asyncio.timeout(PATIENCE):
-        try:
-            await call.write(worker_service_pb2.WorkRequest(hello=hello))
-            await call.read()
-            return "WELCOME"
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return f"{(await call.code()).name}: {await call.details()}"
+    code, details = await work_stream(channel, hello, (("x-service-token", token),))
+    return f"{code}: {details}" if details else code, channel
 
 
 async def test_open_streams_are_capped_for_each_principal_and_in_all(database_urls: DatabaseUrls) -> None:
