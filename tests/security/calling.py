@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import grpc
+from carillon.ending import Ending
 from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
@@ -17,9 +18,6 @@ from google.rpc.status_pb2 import Status
 
 _PATIENCE = 20.0
 _STATUS_KEY = "grpc-status-details-bin"
-# What gRPC's own client says, with INTERNAL, of a call that ends just while it is written to.
-_OVERTAKEN = "Internal error from Core"
-_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -80,33 +78,26 @@ async def ask(
     """Calls a method with one request. A stream is left after its first message, or after `patience` seconds without
     one, which is then an answer without a message."""
     body = request if isinstance(request, bytes) else request.SerializeToString()
-    for _ in range(_TRIES):
-        answer = await _ask(channel, method, body, metadata, patience)
-        if (answer.code, answer.details) != (grpc.StatusCode.INTERNAL, _OVERTAKEN):
-            break
-    return answer
-
-
-async def _ask(
-    channel: grpc.aio.Channel, method: str, body: bytes, metadata: tuple[tuple[str, str], ...], patience: float
-) -> Answer:
     kind = descriptor(method)
     read = output_of(method).FromString
-    if kind.client_streaming:
-        call: Any = channel.stream_stream(method, response_deserializer=read)(metadata=metadata)
-        await _write(call, body)
-    elif kind.server_streaming:
-        stream: Any = channel.unary_stream(method, response_deserializer=read)
-        call = stream(body, metadata=metadata)
-    else:
-        unary: Any = channel.unary_unary(method, response_deserializer=read)
-        call = unary(body, metadata=metadata)
-        return await _answer(call, await _outcome(call))
-    message = await _first(call, patience)
-    if message is not None:
-        call.cancel()
-        return Answer(grpc.StatusCode.OK, "", message, ())
-    return await _answer(call, None)
+    if kind.client_streaming or kind.server_streaming:
+        if kind.client_streaming:
+            stream: Any = channel.stream_stream(method, response_deserializer=read)(metadata=metadata)
+            answer = await _first_of(stream, body, patience)
+        else:
+            start: Any = channel.unary_stream(method, response_deserializer=read)
+            stream = start(body, metadata=metadata)
+            answer = await _first_of(stream, None, patience)
+        stream.cancel()
+        return answer
+    unary: Any = channel.unary_unary(method, response_deserializer=read)
+    call = unary(body, metadata=metadata)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            message: Message = await call
+    except grpc.aio.AioRpcError as error:
+        return _refusal(error)
+    return Answer(grpc.StatusCode.OK, "", message, tuple(await call.trailing_metadata() or ()))
 
 
 async def work_stream(
@@ -114,56 +105,31 @@ async def work_stream(
 ) -> tuple[str, str]:
     """What a work stream that begins so comes to: WELCOME, or its status and sentence. It stays open as long as its
     channel."""
-    for _ in range(_TRIES):
-        found = await _work_stream(channel, hello, metadata)
-        if found != (grpc.StatusCode.INTERNAL.name, _OVERTAKEN):
-            break
-    return found
-
-
-async def _work_stream(
-    channel: grpc.aio.Channel, hello: work_pb2.Hello, metadata: tuple[tuple[str, str], ...]
-) -> tuple[str, str]:
     call: Any = worker_service_pb2_grpc.WorkerServiceStub(channel).Work(metadata=metadata)
-    async with asyncio.timeout(_PATIENCE):
-        # The second where the call has ended before it was written to.
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await call.write(worker_service_pb2.WorkRequest(hello=hello))
-            first = await call.read()
-            if first is not grpc.aio.EOF:
-                assert first.WhichOneof("message") == "welcome"
-                return "WELCOME", ""
-        return (await call.code()).name, await call.details()
+    answer = await _first_of(call, worker_service_pb2.WorkRequest(hello=hello), _PATIENCE)
+    if answer.message is None:
+        return answer.code.name, answer.details
+    assert isinstance(answer.message, worker_service_pb2.WorkResponse)
+    assert answer.message.WhichOneof("message") == "welcome"
+    return "WELCOME", ""
 
 
-async def _write(call: Any, body: bytes) -> None:
-    try:
-        await call.write(body)
-    except grpc.aio.AioRpcError:
-        return  # refused meanwhile: its status says why
-
-
-async def _outcome(call: Any) -> Message | None:
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            message: Message = await call
-            return message
-    except grpc.aio.AioRpcError:
-        return None
-
-
-async def _first(call: Any, patience: float) -> Message | None:
+async def _first_of(call: Any, request: Message | bytes | None, patience: float) -> Answer:
+    """The first message of a stream, or how it ended. `request`: what to write to it, if it is one to be written to."""
+    ending = Ending(call)
+    reading = asyncio.ensure_future(call.read())
+    if request is not None:
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # refused meanwhile: the reader knows
+            await call.write(request)
     try:
         async with asyncio.timeout(patience):
-            message = await call.read()
+            message = await reading
     except TimeoutError:
-        call.cancel()
-        return None
-    except grpc.aio.AioRpcError:
-        return None
-    return message if isinstance(message, Message) else None
+        return Answer(grpc.StatusCode.CANCELLED, "", None, ())
+    except grpc.aio.AioRpcError as error:
+        return _refusal(await ending.sent(error))
+    return Answer(grpc.StatusCode.OK, "", message if isinstance(message, Message) else None, ())
 
 
-async def _answer(call: Any, message: Message | None) -> Answer:
-    trailers = await call.trailing_metadata()
-    return Answer(await call.code(), await call.details() or "", message, tuple(trailers or ()))
+def _refusal(error: grpc.aio.AioRpcError) -> Answer:
+    return Answer(error.code(), error.details() or "", None, tuple(error.trailing_metadata() or ()))

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import psycopg
+from carillon.ending import Ending
 from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 from prometheus_client import CollectorRegistry
 
@@ -140,13 +141,17 @@ async def _stopped(loop: Loop) -> None:
 
 
 class RawWorker:
-    """One stream of a worker. `received` keeps what came, by kind."""
+    """One stream of a worker. `reads`: set while it reads what comes."""
 
     def __init__(self, address: str, token: str = WORKER_TOKEN, session_id: UUID | None = None) -> None:
         self.session_id = session_id or uuid4()
         self._channel = grpc.aio.insecure_channel(address)
         stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
         self.call: Any = stub.Work(metadata=(("x-service-token", token),) if token else ())
+        self._responses: asyncio.Queue[Response] = asyncio.Queue()
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self._reading = asyncio.ensure_future(self._read())
 
     async def hello(self, *, routes: Sequence[str] = ("http",), held: Sequence[int] = (), credit: int = 0) -> None:
         hello = work_pb2.Hello(
@@ -173,25 +178,49 @@ class RawWorker:
         verdict: work_pb2.ResultVerdict.ValueType = ack.verdict
         return verdict
 
+    async def read(self) -> Response | None:
+        """The next message, or None where the stream has ended."""
+        waiting = asyncio.ensure_future(self._responses.get())
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.wait({waiting, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        waiting.cancel()
+        return None
+
+    async def kind(self) -> str:
+        """Which kind the next message is of."""
+        response = await self.read()
+        return str(response and response.WhichOneof("message"))
+
     async def expect(self, kind: str) -> Any:
         """The next message, which must be of this kind."""
-        async with asyncio.timeout(PATIENCE):
-            response = await self.call.read()
-        assert isinstance(response, Response), f"the stream ended while {kind} was expected"
+        response = await self.read()
+        assert response is not None, f"the stream ended while {kind} was expected: {await self.status()}"
         assert response.WhichOneof("message") == kind, response
         return getattr(response, kind)
 
     async def status(self) -> tuple[grpc.StatusCode, str]:
         """How the stream ends, whatever comes before that."""
         async with asyncio.timeout(PATIENCE):
-            with suppress(grpc.aio.AioRpcError):
-                while await self.call.read() is not grpc.aio.EOF:
-                    pass
-            return await self.call.code(), await self.call.details()
+            return await asyncio.shield(self._reading)
 
     async def close(self) -> None:
+        self._reading.cancel()
         self.call.cancel()
         await self._channel.close()
+
+    async def _read(self) -> tuple[grpc.StatusCode, str]:
+        """Reads from the start, as a worker does, and returns how the stream ended."""
+        ending = Ending(self.call)
+        try:
+            while (response := await self.call.read()) is not grpc.aio.EOF:
+                self._responses.put_nowait(response)
+                await self.reads.wait()
+        except grpc.aio.AioRpcError as error:
+            sent = await ending.sent(error)
+            return sent.code(), sent.details() or ""
+        return await self.call.code(), await self.call.details()
 
 
 @asynccontextmanager

@@ -81,7 +81,7 @@ async def test_a_worker_that_is_not_heard_gets_nothing_until_it_is(
         make_live_run(admin, job)
         replica.wakeups.wake(Topic.PENDING)
         await worker.beat(1)
-        kinds = {(await worker.call.read()).WhichOneof("message") for _ in range(2)}
+        kinds = {await worker.kind() for _ in range(2)}
         assert kinds == {"heartbeat_ack", "assignments"}
 
 
@@ -97,5 +97,5 @@ async def test_a_worker_is_asked_for_another_stream_when_its_own_is_old(
         replica.wakeups.wake(Topic.PENDING)
         async with a_worker(replica, session_id=worker.session_id) as newer:
             await newer.welcomed(credit=5)
-            kinds = {(await newer.call.read()).WhichOneof("message") for _ in range(2)}
+            kinds = {await newer.kind() for _ in range(2)}
             assert kinds == {"assignments", "drain"}, "its own age is counted anew"

@@ -227,7 +227,9 @@ async def test_a_worker_that_does_not_read_is_closed(database: Database) -> None
             session.outbound.assign(7, [a_claimed_run("x" * 256 * 1024)])
             return len(replica.sessions) == 0
 
+        worker.reads.clear()
         await until(is_closed_when_it_gets_more)
+        worker.reads.set()
         assert (await worker.status())[0] is grpc.StatusCode.UNAVAILABLE
 
 

@@ -13,11 +13,14 @@ import grpc
 import grpc.aio
 
 from carillon.channel import Connection
+from carillon.ending import Ending
 from carillon.v1 import work_pb2, worker_service_pb2, worker_service_pb2_grpc
 
 HANDSHAKE_SECONDS = 20.0
 CLOSING_SECONDS = 5.0
 SHORTEST_INTERVAL = 0.01
+
+_CLOSED = "the scheduler closed the stream"
 
 
 class StreamBroke(Exception):
@@ -107,8 +110,14 @@ class WorkStream:
         try:
             stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
             call = stub.Work(metadata=self._connection.metadata())
+            ending = Ending(call)
             try:
                 await self._serve_call(call)
+            except grpc.aio.AioRpcError as error:
+                sent = await ending.sent(error)
+                if sent.code() is grpc.StatusCode.OK:
+                    raise StreamBroke(_CLOSED) from None
+                raise sent from None
             finally:
                 call.cancel()
         finally:
@@ -152,8 +161,14 @@ class WorkStream:
 
     async def _shake_hands(self, call: Any) -> work_pb2.Welcome:
         self._check_time()
-        await call.write(worker_service_pb2.WorkRequest(hello=self._owner.hello(self)))
-        response = await call.read()
+        # Read from the start: gRPC takes a status in only where somebody reads.
+        reading = asyncio.ensure_future(call.read())
+        try:
+            await call.write(worker_service_pb2.WorkRequest(hello=self._owner.hello(self)))
+            response = await reading
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         if response is grpc.aio.EOF:
             raise StreamBroke("the scheduler closed the stream before Welcome")
         if response.WhichOneof("message") != "welcome":
@@ -169,7 +184,7 @@ class WorkStream:
         while (response := await call.read()) is not grpc.aio.EOF:
             self._owner.received(self, response)
         if not self._finishing:
-            raise StreamBroke("the scheduler closed the stream")
+            raise StreamBroke(_CLOSED)
 
     async def _write(self, call: Any) -> None:
         try:
