@@ -10,12 +10,16 @@ import signal
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import carillon
 import grpc
 import pytest
+from carillon.tls import Tls
 from carillon.v1 import work_pb2
 from google.rpc import error_details_pb2
 
@@ -32,6 +36,23 @@ class Sync:
 @pytest.fixture
 def jobs(scheduler: ScriptedScheduler) -> carillon.Jobs:
     return carillon.Jobs("kpi-service", target=scheduler.target, token="kpi.secret", generation=3)
+
+
+@contextmanager
+def logged() -> Iterator[asyncio.Queue[str]]:
+    """What the client logs meanwhile."""
+    lines: asyncio.Queue[str] = asyncio.Queue()
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.put_nowait(record.getMessage())
+
+    handler = Kept()
+    logging.getLogger("carillon").addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger("carillon").removeHandler(handler)
 
 
 async def welcomed(scheduler: ScriptedScheduler) -> Any:
@@ -78,25 +99,27 @@ async def test_a_service_starts_before_its_scheduler(
 ) -> None:
     port = int(scheduler.target.rpartition(":")[2])
     await scheduler.stop()
-    tried = asyncio.Event()
-
-    class Tried(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            tried.set()
-
-    handler = Tried()
-    logging.getLogger("carillon").addHandler(handler)
-    try:
+    with logged() as lines:
         registration = jobs.register_in_background()
-        await in_time(tried.wait())
-    finally:
-        logging.getLogger("carillon").removeHandler(handler)
+        await in_time(lines.get())
     assert scheduler.registrations.empty()
     await scheduler.start(port)
     response = await in_time(registration.wait())
     assert response.generation == 3
     assert caplog.text.count("the jobs of kpi-service are not registered: UNAVAILABLE") == 1
     await registration.stop()
+
+
+async def test_a_file_that_is_away_for_a_moment_does_not_end_it(
+    scheduler: ScriptedScheduler, tmp_path: Path, in_time: Any
+) -> None:
+    jobs = carillon.Jobs("kpi-service", target=scheduler.target, token="t.secret", tls=Tls(ca=tmp_path / "ca.pem"))
+    with logged() as lines:
+        registration = jobs.register_in_background()
+        assert "are not registered yet" in await in_time(lines.get())
+        (tmp_path / "ca.pem").write_text("half of it")
+        assert "are not registered yet" in await in_time(lines.get()), "it is told again when the reason is another"
+        await registration.stop()
 
 
 async def test_a_rate_limit_is_waited_for_as_the_scheduler_asks(

@@ -97,6 +97,10 @@ async def exits() -> None:
     raise SystemExit(3)
 
 
+def wants_more_than_there_is() -> dict[str, int]:
+    return {"first": next(iter([]))}
+
+
 async def returns_a_number() -> object:
     return 5
 
@@ -157,6 +161,7 @@ CASES = {
     "fails by name": Case(fails_by_name),
     "fails by accident": Case(fails_by_accident),
     "exits": Case(exits),
+    "raises StopIteration": Case(wants_more_than_there_is),
     "returns a number": Case(returns_a_number),
     "returns too much": Case(returns_too_much),
     "cancels itself": Case(cancels_itself),

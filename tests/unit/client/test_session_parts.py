@@ -211,9 +211,17 @@ async def test_tracking_takes_async_iterables() -> None:
     assert run.progress_made == (2, 2, "")
 
 
-@pytest.mark.parametrize("key", ["", "x" * 257, "a\0b"])
-def test_an_items_key_is_checked(key: str) -> None:
-    with pytest.raises(ValueError, match="1 to 256 characters"):
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        pytest.param("", "1 to 256 characters", id="empty"),
+        pytest.param("x" * 257, "1 to 256 characters", id="too long"),
+        pytest.param("a\0b", "without NUL", id="a NUL"),
+        pytest.param("a-file-\udcff", "text that UTF-8 can write", id="half of a pair"),
+    ],
+)
+def test_an_items_key_is_checked(key: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
         Run(an_assignment(), Seen()).item(key)
 
 

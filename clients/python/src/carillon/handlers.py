@@ -120,12 +120,20 @@ class HandlerExecutor:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._concurrency, "carillon-handler")
         context = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, context.run, call)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, context.run, _in_a_future, call)
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
             await asyncio.wait([future])
         return future.result()
+
+
+def _in_a_future(call: Callable[[], Any]) -> Any:
+    """The function's value. A future cannot carry StopIteration: it would never end, nor would the run."""
+    try:
+        return call()
+    except StopIteration as stopped:
+        raise RuntimeError("the handler raised StopIteration") from stopped
 
 
 def _completed(value: object) -> Completed:

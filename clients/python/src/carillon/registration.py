@@ -63,6 +63,11 @@ class BackgroundRegistration:
                 # On top of what is asked for: many copies of a service were told the same.
                 wait = CREDENTIALS_SECONDS if refused else backoff.next()
                 await asyncio.sleep((error.retry_after or 0.0) + wait)
+            except Exception as error:
+                # Whatever it was, such as a certificate's file that is being replaced: nobody else would try again.
+                if self._is_new(f"{type(error).__name__}: {error}"):
+                    _log.exception("the jobs of %s are not registered yet", self._manifest.service)
+                await asyncio.sleep(backoff.next())
             else:
                 _log.info("registered %d jobs of %s", len(self._manifest.jobs), self._manifest.service)
                 return response
@@ -70,8 +75,13 @@ class BackgroundRegistration:
     def _log(self, error: CarillonError) -> None:
         # How long to wait differs each time, and is no new reason.
         reason = error.reason if isinstance(error, RateLimited) else str(error)
-        if reason == self._last_error:
+        if not self._is_new(reason):
             return
-        self._last_error = reason
         level = logging.WARNING if isinstance(error, (SchedulerUnavailable, RateLimited)) else logging.ERROR
         _log.log(level, "the jobs of %s are not registered: %s", self._manifest.service, error)
+
+    def _is_new(self, reason: str) -> bool:
+        if reason == self._last_error:
+            return False
+        self._last_error = reason
+        return True

@@ -130,7 +130,7 @@ class Caller(Generic[C]):
         timeout: float = CALL_SECONDS,
         channel: C | None = None,
     ) -> None:
-        self._connection = Connection.resolve(
+        connection = Connection.resolve(
             target,
             service_token=service_token,
             jwt=token,
@@ -138,17 +138,21 @@ class Caller(Generic[C]):
             # What a channel that is given speaks is its maker's affair.
             plaintext=plaintext if channel is None else True,
         )
-        self._timeout = timeout
-        self._given = channel
-        self._own: C | None = None
-        self._stubs: Stubs | None = None
+        self._set_up(connection, timeout, channel)
 
     @classmethod
     def through(cls: type[Self], connection: Connection, *, timeout: float = CALL_SECONDS) -> Self:
         """A client with the address and credentials of this connection, such as `jobs.connection`."""
-        client = cls(plaintext=True, timeout=timeout)  # but for the address and credentials
-        client._connection = connection
+        client = cls.__new__(cls)  # all is resolved: the environment is not asked again
+        client._set_up(connection, timeout, None)
         return client
+
+    def _set_up(self, connection: Connection, timeout: float, channel: C | None) -> None:
+        self._connection = connection
+        self._timeout = timeout
+        self._given = channel
+        self._own: C | None = None
+        self._stubs: Stubs | None = None
 
     def _open(self, connect: Callable[[], C]) -> None:
         channel = self._given

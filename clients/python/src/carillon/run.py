@@ -175,10 +175,12 @@ class Run:
         An exception inside is recorded as the item's failure, and the run goes on with the next item; so does
         `.fail("why")`. Cancellation is let through. A second item of the same key changes nothing.
 
-        Raises ValueError unless the key has 1 to 256 characters.
+        Raises ValueError unless the key has 1 to 256 characters, none of them a NUL or half of a surrogate pair.
         """
-        if not 1 <= len(key) <= ITEM_KEY_CHARACTERS or "\0" in key:
+        if not 1 <= len(key) <= ITEM_KEY_CHARACTERS:
             raise ValueError(f"an item's key must have 1 to {ITEM_KEY_CHARACTERS} characters: {key[:80]!r}")
+        if clean(key, MESSAGE_BYTES) != key:
+            raise ValueError(f"an item's key must be text that UTF-8 can write, without NUL: {key!r}")
         return Item(self, key)
 
     def _track(self, iterable: Iterable[T], total: int | None, message: str) -> Iterator[T]:
