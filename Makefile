@@ -20,7 +20,7 @@ compose-secrets: .venv/installed ## Write development secrets to secrets/, for `
 	@$(BIN)/python -m local_stack.compose_secrets
 
 test: .venv/installed ## Run every test
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -q $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(TESTS)
 
 check: .venv/installed .codegen/installed ## Lint, types, protos, and that nothing generated has drifted
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ class _Worker:
         self._sessions = sessions
         self._started = started
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:  # noqa: ARG002 - it is at once
         for run in runs:
             self._started(run.scheduled_for)
         results = [

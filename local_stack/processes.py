@@ -39,12 +39,22 @@ def last_lines(log: Path, lines: int = 20, *, since: int = 0) -> str:
     return "  (nothing was logged)"
 
 
+@dataclass(frozen=True)
+class _Command:
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path | None
+    ready: Probe | None
+
+
 @dataclass
 class _Child:
     name: str
+    command: _Command
     log: Path
     log_since: int
     process: asyncio.subprocess.Process
+    served: bool  # set once it was ready, this time or an earlier one
     stopping: bool = False  # set when we end it, so that its end is no news
     ended: asyncio.Task[int] = field(init=False)
 
@@ -52,9 +62,24 @@ class _Child:
         code = self.process.returncode
         return f"exit code {code}" if code is None or code >= 0 else f"killed by {signal.Signals(-code).name}"
 
+    def was_ended(self) -> bool:
+        """By a signal, which it may have obeyed in order (exit code 0). What fails by itself ends otherwise."""
+        return self.process.returncode is not None and self.process.returncode <= 0
+
     def complaint(self, what: str) -> LocalStackError:
         tail = last_lines(self.log, since=self.log_since)
         return LocalStackError(f"{self.name} {what}. The last lines of {self.log}:\n{tail}")
+
+
+@dataclass(frozen=True)
+class End:
+    """Of a process, that nobody here asked for. `may_return`: it had served, and was ended by a signal. `error`: says
+    how it ended, with its last log lines."""
+
+    name: str
+    how: str
+    may_return: bool
+    error: LocalStackError
 
 
 class Processes:
@@ -96,9 +121,27 @@ class Processes:
         """
         if name in self._children and not self._children[name].ended.done():
             raise LocalStackError(f"{name} is running already (pid {self.pid(name)})")
-        child = await self._spawn(name, argv, {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}, cwd)
-        if ready is not None:
-            await self.wait_until(name, ready, timeout)
+        command = _Command(argv, {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}, cwd, ready)
+        return await self._start(name, command, timeout, has_served=False)
+
+    async def start_again(self, name: str, *, timeout: float = 30.0) -> int | None:
+        """As it was started before. Returns its pid once it is ready, None if it was ended by a signal meanwhile.
+
+        Errors: as `start`.
+        """
+        before = self._children[name]
+        try:
+            return await self._start(name, before.command, timeout, has_served=before.served)
+        except LocalStackError:
+            if self._children[name].was_ended():
+                return None
+            raise
+
+    async def _start(self, name: str, command: _Command, timeout: float, *, has_served: bool) -> int:
+        child = await self._spawn(name, command, has_served)
+        if command.ready is not None:
+            await self.wait_until(name, command.ready, timeout)
+        child.served = True
         return child.process.pid
 
     async def wait_until(self, name: str, probe: Probe, timeout: float = 30.0) -> None:
@@ -123,10 +166,16 @@ class Processes:
 
         Errors: LocalStackError that names the process and how it ended, with its last log lines.
         """
+        raise (await self.next_end()).error
+
+    async def next_end(self) -> End:
+        """Waits until a process ends that nobody here stopped; one that ended before this call counts too."""
         while True:
             child = await self._unexpected.get()
             if self._children.get(child.name) is child:  # not stopped or started again since
-                raise child.complaint(f"ended unexpectedly ({child.how_it_ended()})")
+                how = child.how_it_ended()
+                complaint = child.complaint(f"ended unexpectedly ({how})")
+                return End(child.name, how, child.served and child.was_ended(), complaint)
 
     async def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> int:
         """Ends one process by a signal, SIGKILL after the grace, and answers its exit code (below 0: the signal).
@@ -156,16 +205,16 @@ class Processes:
         """The last lines that `name` wrote, indented by two spaces."""
         return last_lines(self.log_path(name), lines)
 
-    async def _spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> _Child:
+    async def _spawn(self, name: str, command: _Command, has_served: bool) -> _Child:
         self._guardian = self._guardian or Guardian()
         log, log_since = self._open_log(name)
         with gate() as (waiting, opening):
             process = await asyncio.create_subprocess_exec(
-                *gated(argv, log), stdin=waiting, env=env, cwd=cwd, start_new_session=True
+                *gated(command.argv, log), stdin=waiting, env=command.env, cwd=command.cwd, start_new_session=True
             )
             self._guardian.watch(process.pid)
             os.write(opening, b"go\n")
-        child = _Child(name, log, log_since, process)
+        child = _Child(name, command, log, log_since, process, has_served)
         child.ended = asyncio.create_task(self._reap(child), name=f"reap {name}")
         self._children.pop(name, None)
         self._children[name] = child

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ import psycopg
 from local_stack.ports import LOCALHOST, free_port, require_free_port
 from local_stack.postgres import EmbeddedPostgres
 from local_stack.processes import LocalStackError, Processes
+from local_stack.restarting import keep_running
 from local_stack.secrets import Secrets, kept_secrets
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +159,10 @@ class Stack:
     async def watch(self) -> None:
         """Until a process ends that should not. Errors: LocalStackError with its last log lines."""
         await self.processes.watch()
+
+    async def keep_running(self, say: Callable[[str], None]) -> None:
+        """As `watch`, but starts again what somebody ends, and says so."""
+        await keep_running(self.processes, say)
 
     async def _database_urls(self) -> DatabaseUrls:
         if self.postgres is None:

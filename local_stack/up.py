@@ -37,7 +37,7 @@ async def run() -> int:
                 await put_tenant_schedules(client)
         console.print(_what_runs_where(stack))
         _print_what_to_try(console, stack)
-        await stack.watch()
+        await stack.keep_running(lambda line: console.print(line, markup=False, soft_wrap=True))
     finally:
         await stack.stop()
         if started:
@@ -47,11 +47,11 @@ async def run() -> int:
 
 def _what_runs_where(stack: Stack) -> Table:
     table = Table(title="Carillon is up", title_justify="left", box=None, pad_edge=False, show_header=False)
-    ports = stack.ports
+    ports, pid, http = stack.ports, stack.processes.pid, f"http://{LOCALHOST}"
     rows = (
-        ("scheduler", f"{stack.target} (gRPC), http://{LOCALHOST}:{ports.scheduler_metrics}/metrics"),
-        ("worker", f"http://{LOCALHOST}:{ports.worker_metrics}/metrics"),
-        ("email-service", f"http://{LOCALHOST}:{ports.email}, sending a welcome mail every 2 s"),
+        ("scheduler", f"pid {pid('scheduler')}, {stack.target} (gRPC), {http}:{ports.scheduler_metrics}/metrics"),
+        ("worker", f"pid {pid('worker')}, {http}:{ports.worker_metrics}/metrics"),
+        ("email-service", f"{http}:{ports.email}, sending a welcome mail every 2 s"),
         ("kpi-service", f"handlers, writing to {stack.kpi_output}"),
         ("smtp-sink", f"{LOCALHOST}:{ports.smtp}, keeping mail in {stack.mailbox}"),
         ("PostgreSQL", f"{LOCALHOST}:{stack.postgres.port}" if stack.postgres else "as CARILLON_DATABASE_URL says"),
@@ -84,7 +84,7 @@ def _print_what_to_try(console: Console, stack: Stack) -> None:
         f"{call} {header} -d '{digest}' {service}JobService/TriggerJob",
         f"""{call} {header} -d '{{"page_size": 5}}' {service}RunService/ListRuns""",
         "",
-        "Ctrl-C stops everything.",
+        "What you end by its pid, such as the scheduler (kill -9), is started again. Ctrl-C stops everything.",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -28,6 +28,7 @@ from scheduler_service.identity.users import UserDirectory
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.pulse import Pulse
+from scheduler_service.loops.readiness import ReadinessLoop
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.loops.sealer import Sealer
 from scheduler_service.loops.service_tokens import ServiceTokenLoop
@@ -59,7 +60,7 @@ from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 1.0
+_LOOK_ENDS_SECONDS = 0.1
 # Of the drain's time: for a tick or claim that is under way, and for workers to go elsewhere.
 _TICKS_SHARE = 0.1
 _STREAMS_SHARE = 0.25
@@ -111,10 +112,10 @@ class App:
         self._reaper = self._build_reaper()
         self._sealer = Sealer(self.database.hot_connection)
         self._pulse = Pulse(self.database.hot_connection, settings.replica, self._all_loops)
+        self._looking = ReadinessLoop(self._look)
         self._loops = self._session_loops()
         self._readiness = Readiness(self.database, self._migration())
         self._problem = self._readiness.problem
-        self._looking: asyncio.Task[None] | None = None
         self._draining = False
 
         self._jwks = self._build_jwks()
@@ -140,7 +141,7 @@ class App:
             services,
             self._health,
             reflect=settings.reflection,
-            limits=ConnectionLimits(connections=settings.max_connections),
+            limits=ConnectionLimits(connections=settings.max_connections, age_seconds=settings.connection_age_seconds),
         )
         self.port = settings.port
         self.mtls_port = settings.mtls_port
@@ -184,7 +185,7 @@ class App:
         for loop in self._loops:
             loop.start()
         await self._server.start()
-        self._looking = asyncio.create_task(self._keep_looking(), name="readiness")
+        self._looking.start()
         log.info(
             "listening",
             grpc=f"{self._settings.host}:{self.port}",
@@ -219,8 +220,7 @@ class App:
     async def _drain(self, seconds: float) -> None:
         await self._health.drain()
         self._wakeups.end()
-        if self._looking is not None:
-            self._looking.cancel()
+        await self._looking.stop(within=_LOOK_ENDS_SECONDS)
         stopping = asyncio.create_task(self._engine.stop_handing_out(), name="stop handing out")
         await asyncio.wait({stopping}, timeout=seconds * _TICKS_SHARE)
         await self._workers.drain(seconds * _STREAMS_SHARE)
@@ -289,7 +289,7 @@ class App:
         )
 
     def _all_loops(self) -> tuple[Loop, ...]:
-        return (*self._engine.loops, *self._loops)
+        return (*self._engine.loops, *self._loops, self._looking)
 
     def _build_reaper(self) -> ReaperLoop:
         reaper = Reaper(
@@ -303,11 +303,6 @@ class App:
     def _migration(self) -> partial[int] | None:
         url = self._settings.migration_url.get_secret_value()
         return partial(migrate, url, self._settings.logins()) if url else None
-
-    async def _keep_looking(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            await self._look()
 
     async def _look(self) -> None:
         await self._readiness.look()
@@ -329,6 +324,8 @@ class App:
     def _answer_readyz(self) -> tuple[bool, str]:
         if self._draining:
             return False, "draining"
-        if self._problem is None and (warning := self._pulse.pulses.warning()) is not None:
-            return True, f"serving, but {warning}"
-        return self._problem is None, self._problem or "serving"
+        # Who does not look any more does not know of a problem either.
+        if problem := self._problem or self._pulse.pulses.dead(self._looking.name):
+            return False, problem
+        warning = self._pulse.pulses.warning()
+        return True, "serving" if warning is None else f"serving, but {warning}"

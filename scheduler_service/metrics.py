@@ -160,14 +160,15 @@ class ReplicaMetrics(Collector):
         )
         yield _gauge(
             "unrepairable",
-            "Runs and schedules that this replica's reaper cannot mend, and goes on without; its log has their names."
-            " Each is tried again after a pause that grows from 5 s to 10 minutes.",
+            "Runs and schedules that this replica cannot mend or take back, and goes on without; its log has their"
+            " names. Each is tried again after a pause that grows from 5 s to 10 minutes.",
             self._reaper.reaper.set_aside,
         )
         yield _gauge(
             "unrecordable",
-            "Results that this replica cannot record, and goes on without; its log has their runs' names. Their workers"
-            " get no answer meanwhile. Each is tried again after a pause that grows from 5 s to 10 minutes.",
+            "Attempts whose results this replica cannot record, or for a minute could not since somebody keeps a row"
+            " locked; it goes on without, and its log has their runs' names. Their workers get no answer meanwhile."
+            " Each is tried again after a pause that grows from 5 s to 10 minutes (30 s, for a lock).",
             self._engine.completer.set_aside,
         )
 

@@ -70,9 +70,9 @@ def _retention_days(days: int) -> int:
     return days
 
 
-def _stream_age(seconds: float) -> float:
+def _age(seconds: float) -> float:
     if 0 < seconds < 1:
-        raise ValueError(f"{seconds:g} s are too few: give at least 1, or 0 to let streams grow as old as they can")
+        raise ValueError(f"{seconds:g} s are too few: give at least 1, or 0 to let each grow as old as it can")
     return seconds
 
 
@@ -209,12 +209,19 @@ class Settings(DatabaseSettings):
     )
     lease_seconds: float = Field(default=30, ge=2, le=600, description="How long a silent worker keeps its runs.")
     heartbeat_seconds: float = Field(default=5, ge=0.2, le=120, description="How often workers send a heartbeat.")
-    stream_age_seconds: Annotated[float, AfterValidator(_stream_age)] = Field(
+    stream_age_seconds: Annotated[float, AfterValidator(_age)] = Field(
         default=3600,
         ge=0,
         le=604_800,
         description="Workers open another stream, perhaps to another replica, before theirs is as old as this; give"
         " less than the age at which a proxy or load balancer ends connections. 0: never.",
+    )
+    connection_age_seconds: Annotated[float, AfterValidator(_age)] = Field(
+        default=3600,
+        ge=0,
+        le=604_800,
+        description="Clients connect anew for their next calls, perhaps to another replica, when their connection is"
+        " about as old as this; what is under way on it goes on. 0: never.",
     )
     drain_seconds: float = Field(default=20, ge=0, le=600, description="How long SIGTERM waits for calls to end.")
     retention_days: Annotated[int, AfterValidator(_retention_days)] = Field(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
+from tests.ports import lasting_port
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "carillon-tests" / "pgbouncer"
 _SECONDS = 120
@@ -100,15 +101,24 @@ def _run(command: list[str], cwd: Path | None = None, env: Mapping[str, str] | N
 
 class PgBouncer:
     """One PgBouncer in transaction mode before a PostgreSQL on this machine, with `pool_size` server connections for
-    each login and database. `home` gets its files. Start it with `argv` and `environment`."""
+    each login and database. `home` gets its files. `settings` are laid over ours. Start it with `argv` and
+    `environment`."""
 
-    def __init__(self, home: Path, program: Program, *, pool_size: int, logins: list[str]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        program: Program,
+        *,
+        pool_size: int,
+        logins: list[str],
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         home.mkdir(parents=True)
-        self.port = free_port()
+        self.port = lasting_port()
         self.environment = program.environment
         self._logins = [urlsplit(url) for url in logins]
         configuration = home / "pgbouncer.ini"
-        configuration.write_text(self._configuration(home, pool_size))
+        configuration.write_text(self._configuration(home, pool_size, settings or {}))
         users = home / "users.txt"
         users.write_text("".join(f'"{each.username}" "{each.password}"\n' for each in self._logins))
         self.argv = [str(program.path), str(configuration)]
@@ -128,7 +138,7 @@ class PgBouncer:
         writer.close()
         return True
 
-    def _configuration(self, home: Path, pool_size: int) -> str:
+    def _configuration(self, home: Path, pool_size: int, others: Mapping[str, object]) -> str:
         settings: dict[str, object] = {
             "listen_addr": LOCALHOST,
             "listen_port": self.port,
@@ -138,6 +148,7 @@ class PgBouncer:
             "pool_mode": "transaction",
             "default_pool_size": pool_size,
             "max_client_conn": 200,
+            **others,
         }
         lines = [f"{name} = {value}" for name, value in settings.items()]
         return f"[databases]\n* = host={LOCALHOST} port={self._logins[0].port}\n[pgbouncer]\n" + "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from carillon.address import check_target, is_loopback
+from carillon.address import check_target, is_loopback, place_of
 from carillon.signing import PREFIX as KEY_PREFIX
 from carillon.signing import SigningKeys, split
 from carillon.tls import Tls
@@ -42,7 +42,7 @@ def _wrong(sentence: str) -> PydanticCustomError:
 
 def _address(text: str) -> str:
     try:
-        place = check_target(text).removeprefix("dns:///")
+        place = place_of(check_target(text))
     except ValueError as error:
         raise _wrong(f"cannot be used: {error}, such as 127.0.0.1:7007") from None
     host, colon, port = place.rpartition(":")

@@ -93,7 +93,7 @@ async def _verified(database: Database, known: list[Head]) -> Verdict:
 
 @cli.command("list")
 def show(
-    principal: Annotated[str, typer.Option(help="Of whom, such as `admin:alice`.")] = "",
+    principal: Annotated[str, typer.Option(help="Of whom, such as `admin:alice`; `engine:` is all of that kind.")] = "",
     action: Annotated[str, typer.Option(help="Such as `PauseJob`, or `tokens create`.")] = "",
     resource: Annotated[str, typer.Option(help="Of this resource, and what lies below it.")] = "",
     tenant: Annotated[str, typer.Option(help="Of this tenant's things.")] = "",

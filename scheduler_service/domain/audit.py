@@ -57,7 +57,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events. Empty and None: all. `resource` takes what lies below it, too."""
+    """Which events. Empty and None: all. `resource` takes what lies below it, too; `principal`, where it is a kind and
+    a colon (`engine:`), all of that kind."""
 
     principal: str = ""
     action: str = ""
@@ -66,6 +67,10 @@ class EventFilter:
     request_id: str = ""
     since: datetime | None = None
     until: datetime | None = None
+
+    @property
+    def of_a_kind(self) -> bool:
+        return self.principal.endswith(":") and self.principal.count(":") == 1
 
 
 def made(resource: object, after: Mapping[str, Any], *, tenant: str = "") -> Change:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import Enum, StrEnum, auto
 
 from scheduler_service.domain.record import RunError
@@ -34,6 +35,16 @@ SKIPPED = RunError(
     "OVERLAP", "an earlier occurrence of its schedule was live, or waited, when this one was to become a run"
 )
 SUPERSEDED = RunError("OVERLAP", "a later occurrence of its schedule came due")
+_LATE = timedelta(seconds=2)
+"""Longer than a tick that has much to do takes."""
+
+
+def skipped(late: timedelta) -> RunError:
+    """Why an occurrence was skipped, to which a scheduler came so long after it was due."""
+    if late < _LATE:
+        return SKIPPED
+    said = f"no scheduler came to it until {late.total_seconds():.0f} s after it was due"
+    return replace(SKIPPED, message=f"{SKIPPED.message}; {said}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ JSON documents (`payload`, `metrics`, `metadata`) are plain dicts; their integer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from scheduler_service.domain.pending import PendingReason
 from scheduler_service.domain.run import RunState, TriggerSource
 
 Document = Mapping[str, Any]
@@ -20,19 +21,27 @@ CLEARED = "cleared, since it is older than its job keeps it"
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """Why an attempt or a run did not complete: a short code, a sentence, and more (a traceback)."""
+    """Why an attempt or a run did not complete: a short code, a sentence, and more (a traceback). `retry`: why the
+    attempt after it comes when it does, in a sentence; empty where none follows."""
 
     code: str
     message: str
     detail: str = ""
+    # No result comes with one, and the digest of a result is made of its error's text: see domain/attempt.py.
+    retry: str = field(default="", repr=False)
 
     def adding(self, more: str) -> RunError:
         """With a further line of detail."""
         return replace(self, detail=f"{self.detail}\n{more}" if self.detail else more) if more else self
 
+    def retried(self, because: str) -> RunError:
+        """With why the next attempt comes when it does."""
+        return replace(self, retry=because)
+
     def to_document(self) -> dict[str, str]:
         """As the columns `error` and `last_error` hold it."""
-        return {"code": self.code, "message": self.message, "detail": self.detail}
+        document = {"code": self.code, "message": self.message, "detail": self.detail}
+        return document | {"retry": self.retry} if self.retry else document
 
     @classmethod
     def from_document(cls, document: Document | None) -> RunError | None:
@@ -42,6 +51,7 @@ class RunError:
             code=str(document.get("code", "")),
             message=str(document.get("message", "")),
             detail=str(document.get("detail", "")),
+            retry=str(document.get("retry", "")),
         )
 
 
@@ -79,7 +89,9 @@ class ItemCounts:
 class Run:
     """A run as it was at one moment, live or ended. `schedule`, `revision`, `scheduled_local` and `time_zone` are
     empty for runs that no schedule owes. `blocked`: it is pending because an earlier run of its schedule has to end.
-    `retry_of`: the ended run that it tries again, by hand."""
+    `retry_of`: the ended run that it tries again, by hand; `retried_by`: of one that ended without success, the newest
+    run that was made to do what it did not. `pending_reason` is None for one that is not pending, or if that could not
+    be found out."""
 
     run_id: UUID
     service: str
@@ -112,6 +124,8 @@ class Run:
     cancel_requested_at: datetime | None
     blocked: bool = False
     retry_of: UUID | None = None
+    retried_by: UUID | None = None
+    pending_reason: PendingReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

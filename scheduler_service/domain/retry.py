@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
@@ -28,10 +28,12 @@ class RetryPolicy:
 @dataclass(frozen=True, slots=True)
 class Following:
     """What a target asks to follow its failure: no further attempt, or one after a time of its choice (None: the
-    policy's)."""
+    policy's). `because`: of what did not come from a target, why."""
 
     no_retry: bool = False
     retry_after: timedelta | None = None
+    # No target says it, and the digest of a result is made of this text: see domain/attempt.py.
+    because: str = field(default="", repr=False)
 
 
 AS_THE_POLICY_SAYS = Following()
@@ -39,9 +41,10 @@ AS_THE_POLICY_SAYS = Following()
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The run is tried again, `after` from now."""
+    """The run is tried again, `after` from now. `because` says, for the record, why then."""
 
     after: timedelta
+    because: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,21 @@ def decide(
     if (because := _against_a_retry(policy, error_code, asked)) is not None:
         return End(f"not tried again: {because}")
     if asked.retry_after is not None:
-        return Retry(min(asked.retry_after, policy.max_delay))
-    return Retry(_delay(policy, run_id, attempt))
+        return _as_asked(policy, asked.retry_after, attempt, asked.because)
+    delay = _delay(policy, run_id, attempt)
+    return Retry(delay, f"{_seconds(delay)} after attempt {attempt}, by the job's retry policy")
+
+
+def _as_asked(policy: RetryPolicy, wanted: timedelta, attempt: int, because: str) -> Retry:
+    after = min(wanted, policy.max_delay)
+    if because:
+        return Retry(after, because)
+    cut = f": it asked for {_seconds(wanted)}, and the job's max_delay allows no more" if after < wanted else ""
+    return Retry(after, f"{_seconds(after)} after attempt {attempt}, as the target asked{cut}")
+
+
+def _seconds(delay: timedelta) -> str:
+    return f"{round(delay.total_seconds(), 1):.10g} s"
 
 
 def _against_a_retry(policy: RetryPolicy, code: str, asked: Following) -> str | None:

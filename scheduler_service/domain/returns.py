@@ -26,7 +26,7 @@ WORKER_LEFT = "WORKER_LEFT"
 ATTEMPT_TIMEOUT = RunError("ATTEMPT_TIMEOUT", "the attempt took longer than its timeout, and the worker did not say so")
 MOST_SENT_IN_VAIN = 5
 """Times at no charge. A run that no stream carries to its end must end too."""
-AT_ONCE = Following(retry_after=timedelta(0))
+AT_ONCE = Following(retry_after=timedelta(0), because="at once, since the attempt before it ended with its worker")
 RUN_TIMEOUT = RunError("RUN_TIMEOUT", "the run took longer than its timeout, with all its attempts and waits")
 
 
@@ -150,7 +150,7 @@ def _failed(run: HeldRun, error: RunError, now: datetime, asked: Following, *, l
     following = decide(run.retry, run.run_id, run.attempt, error.code, asked)
     if isinstance(following, End):
         return Ended(RunState.FAILED, error.adding(following.because))
-    return Charged(error, now + following.after, _is_next_alone(run, lost=lost))
+    return Charged(error.retried(following.because), now + following.after, _is_next_alone(run, lost=lost))
 
 
 def _unless_over(run: HeldRun, now: datetime) -> Ended | None:

@@ -9,14 +9,15 @@ from time import monotonic
 from scheduler_service.domain.repairs import Repair
 from scheduler_service.loops.loop import Connect, Connection, Loop
 from scheduler_service.usecases.backlog import Backlog
-from scheduler_service.usecases.housekeeping import Housekeeping
+from scheduler_service.usecases.housekeeping import Housekeeping, Part
 from scheduler_service.usecases.rearming import Rearming
 from scheduler_service.usecases.unarmed import Unarmed
 from scheduler_service.usecases.wakeups import Wakeup
 
 
 class Housekeeper(Loop):
-    """Does each chore when it is due. The backlog first: operators want it most while a chore fails.
+    """Does each chore when it is due, and none instead of another: what fails does so alone. The backlog first:
+    operators want it most while a chore takes its time.
 
     Not essential: a chore may take minutes, and that of any replica is enough."""
 
@@ -30,14 +31,23 @@ class Housekeeper(Loop):
         self._housekeeping = Housekeeping(retention)
         self._rearming = Rearming(replica=replica)
         self._unarmed = Unarmed(replica)
+        self._counting = Part("count the backlog", lambda connection, _: self._backlog.step(connection))
+        self._looking_for_unarmed = Part("look for schedules that are not armed", self._unarmed.step)
+        self._arming_anew = Part("arm schedules anew", self._rearming.step)
+        self._parts = (self._counting, self._housekeeping, self._looking_for_unarmed, self._arming_anew)
+        self._known_failures = 0
 
     async def step(self, connection: Connection) -> bool:
-        return (
-            await self._backlog.step(connection)
-            or await self._housekeeping.step(connection, monotonic())
-            or await self._unarmed.step(connection, monotonic())
-            or await self._rearming.step(connection, monotonic())
-        )
+        found_work = False
+        for part in self._parts:
+            found_work |= await part.step(connection, monotonic())
+        self._count_failures()
+        return found_work
+
+    def _count_failures(self) -> None:
+        failures = sum(part.failures for part in self._parts)
+        self.failures += failures - self._known_failures
+        self._known_failures = failures
 
     @property
     def repairs(self) -> Counter[Repair]:
@@ -45,5 +55,11 @@ class Housekeeper(Loop):
         return self._rearming.repairs + self._unarmed.repairs
 
     def seconds_to_next(self) -> float:
-        next_at = min(self._housekeeping.next_at(), self._unarmed.next_at(), self._rearming.next_at())
-        return min(self._backlog.seconds_to_next(), max(0.0, next_at - monotonic()))
+        now = monotonic()
+        next_at = (
+            self._counting.not_before(now + self._backlog.seconds_to_next()),
+            self._housekeeping.next_at(),
+            self._looking_for_unarmed.not_before(self._unarmed.next_at()),
+            self._arming_anew.not_before(self._rearming.next_at()),
+        )
+        return max(0.0, min(next_at) - now)

@@ -112,8 +112,9 @@ class Loop(ABC):
         if (task := self._task) is None:
             return
         self._task = None
-        with suppress(TimeoutError):
-            await asyncio.wait_for(task, within)
+        if not task.cancelled():  # by somebody else, which is not for who stops it to get over
+            with suppress(TimeoutError):
+                await asyncio.wait_for(task, within)
         await self._hot.close()
 
     def hurry(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from carillon.v1 import job_service_pb2, run_pb2
@@ -9,11 +10,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from scheduler_service.domain.names import JobName, ScheduleName
+from scheduler_service.domain.pending import PendingReason
 from scheduler_service.domain.record import Attempt, Item, ItemCounts, JobStats, Progress, Run, RunError
 from scheduler_service.domain.run import RunState, TriggerSource, run_name
 from scheduler_service.rpc.structs import to_struct
 
 STATES = {state: run_pb2.RunState.Value(f"RUN_STATE_{state.name}") for state in RunState}
+_PENDING_REASONS: Mapping[PendingReason | None, run_pb2.PendingReason.ValueType] = {
+    None: run_pb2.PENDING_REASON_UNSPECIFIED,
+    **{reason: run_pb2.PendingReason.Value(f"PENDING_REASON_{reason.name}") for reason in PendingReason},
+}
 TRIGGERS = {source: run_pb2.TriggerSource.Value(f"TRIGGER_SOURCE_{source.name}") for source in TriggerSource}
 
 
@@ -50,6 +56,9 @@ def encode_run(run: Run, *, with_payload: bool = True) -> run_pb2.Run:
         cancel_request_time=_timestamp(run.cancel_requested_at),
         blocked=run.blocked,
         retry_of=run_name(run.retry_of) if run.retry_of else "",
+        retried_by=run_name(run.retried_by) if run.retried_by else "",
+        pending_reason=_PENDING_REASONS[run.pending_reason],
+        retry_reason=run.error.retry if run.error else "",
     )
 
 
@@ -63,6 +72,7 @@ def encode_attempt(attempt: Attempt) -> run_pb2.Attempt:
         duration=_duration(attempt.duration),
         worker=attempt.worker,
         error=_error(attempt.error),
+        retry_reason=attempt.error.retry if attempt.error else "",
     )
 
 

@@ -22,8 +22,7 @@ Registration = Callable[[grpc.aio.Server], None]
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """What one client, or all of them together, may ask of the server. gRPC ignores an option that it does not know
-    without a word: tests/security/test_limits.py crosses each. There is no age at which connections end, as that would
-    end workers' streams."""
+    without a word: tests/security/test_limits.py crosses each, tests/e2e/streams/test_connection_age.py the age."""
 
     received_bytes: int = 8 * 1024 * 1024
     """Of one message."""
@@ -39,6 +38,9 @@ class ConnectionLimits:
     """For TLS and HTTP/2 to begin."""
     idle_seconds: float = 60.0
     """How long a connection without a call is kept: idle ones keep others out. Clients connect again by themselves."""
+    age_seconds: float = 0.0
+    """When clients are asked to connect anew (GOAWAY), a tenth earlier or later; 0: never. What is under way goes on
+    where it is, for however long: gRPC's `max_connection_age_grace_ms` would end it, workers' streams too."""
     ping_seconds: float = 30.0
     """After how much silence a client is asked whether it is there."""
     pong_seconds: float = 10.0
@@ -47,7 +49,9 @@ class ConnectionLimits:
     """Clients that ping more often are told to be calm, and hung up on."""
 
     def options(self) -> list[tuple[str, int]]:
+        age = [("grpc.max_connection_age_ms", _ms(self.age_seconds))] if self.age_seconds else []
         return [
+            *age,
             ("grpc.max_receive_message_length", self.received_bytes),
             ("grpc.max_send_message_length", self.sent_bytes),
             ("grpc.max_metadata_size", self.metadata_bytes),

@@ -167,6 +167,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         self._streams[outbox] = session
         outbox.on_end = ended
         outbox.on_full = partial(self._sessions.fall_behind, session)
+        outbox.on_late = self._leases.wakeup.set
         log.info("stream opened", session=str(session.session_id), worker=session.worker, stream=session.stream)
 
     def _renew_in_time(self, session: ConnectedSession, outbox: Outbox) -> asyncio.TimerHandle | None:

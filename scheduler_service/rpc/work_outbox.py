@@ -2,13 +2,17 @@
 
 Whoever adds to it never waits: the stream's writer takes what has piled up, merged into few messages. A worker that
 does not read makes it grow past its bound, which ends the stream.
+
+Runs do not wait here for long: by the time that their claim may have been taken back, nobody shall send them any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import repeat
 from typing import TypeVar
 
 from carillon.v1 import worker_service_pb2
@@ -16,6 +20,7 @@ from carillon.v1 import worker_service_pb2
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
 from scheduler_service.domain.errors import Unavailable
 from scheduler_service.rpc import work_encode
+from scheduler_service.usecases.sessions import SENT_WITHIN
 
 MOST_ENTRIES = 50_000
 MOST_BYTES = 256 * 1024 * 1024
@@ -31,24 +36,40 @@ _ROUGHLY = 256
 T = TypeVar("T")
 
 
+_Waiting = tuple[int, float, ClaimedRun]
+"""A run that waits to be sent: its claim, when that was asked for (see `Outbound`), and the run. Plain, since it is
+made for every run."""
+
+
 class Outbox:
     """One stream's outgoing queue: the port through which everybody else sends. `on_end` is called once, when the
-    stream can send no more; `on_full` with true once 4 MiB of runs wait, and with false once they do no longer.
-    `claims` and `runs`: how many were assigned on it."""
+    stream can send no more; `on_full` with true once 4 MiB of runs wait, or one has waited too long, and with false
+    once they do no longer; `on_late` when it leaves out runs that came too late. `claims` and `runs`: how many were
+    assigned on it. `clock`: monotonic, in seconds."""
 
-    def __init__(self, *, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        most_entries: int = MOST_ENTRIES,
+        most_bytes: int = MOST_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.on_end: Callable[[], None] = lambda: None
         self.on_full: Callable[[bool], None] = lambda _full: None
+        self.on_late: Callable[[], None] = lambda: None
         self.claims = 0
         self.runs = 0
         self._most_entries = most_entries
         self._most_bytes = most_bytes
+        self._clock = clock
         self._bytes = 0
         self._full = False
+        self._stuck = False
         self._first: deque[worker_service_pb2.WorkResponse] = deque()
         self._heartbeat: int | None = None
         self._cancels: deque[AttemptRef] = deque()
-        self._runs: deque[tuple[int, ClaimedRun]] = deque()
+        self._runs: deque[_Waiting] = deque()
+        self._late: list[AttemptRef] = []
         self._verdicts: deque[tuple[AttemptRef, Verdict]] = deque()
         self._news = asyncio.Event()
         self._error: Exception | None = None
@@ -61,11 +82,11 @@ class Outbox:
         """Asks the worker to open another stream elsewhere, then to close this one."""
         self._put_first(work_encode.drain())
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:
         if not self._is_over:
             self.claims += 1
             self.runs += len(runs)
-            self._runs.extend((claim_id, run) for run in runs)
+            self._runs.extend(zip(repeat(claim_id), repeat(asked_at), runs, strict=False))
             self._weigh(sum(map(_bytes_of, runs)))
             self._grown()
 
@@ -103,7 +124,17 @@ class Outbox:
     @property
     def unsent_claims(self) -> set[int]:
         """Claims of which the worker cannot know yet."""
-        return {claim_id for claim_id, _ in self._runs}
+        return {claim_id for claim_id, _, _ in self._runs}
+
+    def withdraw_late(self) -> list[AttemptRef]:
+        """Takes back runs that have waited too long for the writer. Answers them, and those that came too late since
+        this was called last: they are not sent. As long as the writer stands still, it is not worth claiming more."""
+        if self._is_late():
+            self._leave_out_late()
+            self._stuck = True
+            self._weigh(0)
+        late, self._late = self._late, []
+        return late
 
     async def messages(self) -> AsyncIterator[worker_service_pb2.WorkResponse]:
         """What to send, until the stream ends. Errors: what it was ended with."""
@@ -137,6 +168,12 @@ class Outbox:
         self._news.set()
 
     def _next(self) -> worker_service_pb2.WorkResponse | None:
+        if self._stuck:
+            self._stuck = False
+            self._weigh(0)
+        if self._is_late():
+            self._leave_out_late()
+            self.on_late()
         if self._first:
             return self._first.popleft()
         if self._heartbeat is not None:
@@ -156,17 +193,29 @@ class Outbox:
         batch: list[ClaimedRun] = []
         size = 0
         while self._runs and self._runs[0][0] == claim_id and len(batch) < _BATCH:
-            of_run = _bytes_of(self._runs[0][1])
+            of_run = _bytes_of(self._runs[0][2])
             if batch and size + of_run > _BATCH_BYTES:
                 break
             size += of_run
-            batch.append(self._runs.popleft()[1])
+            batch.append(self._runs.popleft()[2])
         self._weigh(-size)
         return work_encode.assignments(claim_id, batch)
 
+    def _is_late(self) -> bool:
+        return bool(self._runs) and self._clock() - self._runs[0][1] > SENT_WITHIN
+
+    def _leave_out_late(self) -> None:
+        """All that is late at the head; what is behind something younger has its turn when that is gone."""
+        size = 0
+        while self._is_late():
+            claim_id, _, run = self._runs.popleft()
+            self._late.append(AttemptRef(run.run_id, run.attempt, claim_id))
+            size += _bytes_of(run)
+        self._weigh(-size)
+
     def _weigh(self, more: int) -> None:
         self._bytes += more
-        if self._full != (self._bytes >= FULL_BYTES):
+        if self._full != (self._stuck or self._bytes >= FULL_BYTES):
             self._full = not self._full
             self.on_full(self._full)
 

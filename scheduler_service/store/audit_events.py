@@ -33,6 +33,8 @@ select e.event_id, e.event_at, e.principal, e.action, e.resource, e.tenant_id, e
 from carillon.audit_events e left join carillon.audit_seals s using (event_id)"""
 # Byte by byte, as the index has it: what lies below `services/a` begins with `services/a/`, and `0` follows `/`.
 _BELOW = "(e.resource = :resource or (e.resource ~>=~ (:resource || '/') and e.resource ~<~ (:resource || '0')))"
+# No principal's name is empty: what ends in a colon is a kind, with all of its principals.
+_OF_A_KIND = "starts_with(e.principal, :principal)"
 _CONDITIONS = {
     "principal": "e.principal = :principal",
     "action": "e.action = :action",
@@ -48,6 +50,8 @@ async def list_events(tx: Transaction, wanted: EventFilter, *, before: int | Non
     """The newest events before an id. A page ends early rather than grow beyond what a client accepts."""
     values = {name: value for name in _CONDITIONS if (value := getattr(wanted, name))}
     conditions = [_CONDITIONS[name] for name in values]
+    if wanted.of_a_kind:
+        conditions[conditions.index(_CONDITIONS["principal"])] = _OF_A_KIND
     if before is not None:
         conditions.append("e.event_id < :before")
         values["before"] = before

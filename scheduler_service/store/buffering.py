@@ -11,7 +11,8 @@ import psycopg
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from scheduler_service.domain.overlap import SKIPPED, SUPERSEDED, Answer, Overlap, Situation, resolve
+from scheduler_service.domain.overlap import SUPERSEDED, Answer, Overlap, Situation, resolve, skipped
+from scheduler_service.domain.record import RunError
 from scheduler_service.domain.run import TriggerSource
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.store import arrays
@@ -111,18 +112,26 @@ _BY = "overlap"
 async def place_kept_out(connection: Connection, runs: Sequence[PlacedRun], now: datetime) -> KeptOut:
     """Decides and writes what becomes of these, whose schedules are locked, and moved to where they then stand."""
     answers = await _answers(connection, runs)
-    skipped = [run for run, answer in answers if answer is Answer.SKIP]
+    left_out = [run for run, answer in answers if answer is Answer.SKIP]
     buffered = [run for run, answer in answers if answer is not Answer.SKIP]
     superseding = {run.schedule.standing.schedule_id: run for run, answer in answers if answer is Answer.CANCEL}
-    if skipped:
-        await _write(connection, _RECORD_SKIPPED, skipped, now, error=Jsonb(SKIPPED.to_document()))
+    for error, runs_of_it in _by_error(left_out, now).items():
+        await _write(connection, _RECORD_SKIPPED, runs_of_it, now, error=Jsonb(error.to_document()))
     stopped = cancelled = 0
     if buffered:
         await _write(connection, _INSERT_BLOCKED, buffered, now)
         await arrange(connection, schedule_ids(buffered))
         if superseding:
             stopped, cancelled = await _stop_others(connection, superseding, now)
-    return KeptOut(len(buffered), len(skipped), stopped, cancelled)
+    return KeptOut(len(buffered), len(left_out), stopped, cancelled)
+
+
+def _by_error(runs: Sequence[PlacedRun], now: datetime) -> dict[RunError, list[PlacedRun]]:
+    """One for all of them, but after an outage, when it says how late each is."""
+    found: dict[RunError, list[PlacedRun]] = {}
+    for run in runs:
+        found.setdefault(skipped(now - run.run.run_after), []).append(run)
+    return found
 
 
 async def _answers(connection: Connection, runs: Sequence[PlacedRun]) -> list[tuple[PlacedRun, Answer]]:

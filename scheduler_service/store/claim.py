@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import TupleRow
 
-from scheduler_service.domain.attempt import ClaimedRun
+from scheduler_service.domain.attempt import AttemptRef, ClaimedRun
 from scheduler_service.domain.fields import MAX_JSON_BYTES
 from scheduler_service.domain.run import TriggerSource
 from scheduler_service.store import arrays
@@ -182,6 +182,32 @@ def _claim_of(rows: Sequence[tuple[Any, ...]], limit: int) -> Claim:
         return Claim(0, (), emptied=True)
     picked: int = rows[0][14]
     return Claim(rows[0][0], [_claimed_run(row) for row in rows], emptied=len(rows) == picked < limit)
+
+
+# What was to be stopped meanwhile ends another way: free, it could be claimed.
+_GIVE_BACK: LiteralString = """
+update carillon.live_runs l set session_id = null, claim_id = null, claimed_at = null, deadline = null
+from (
+  select h.run_id, h.attempt, h.claim_id
+  from unnest(%(run_ids)s::uuid[], %(attempts)s::int[], %(claim_ids)s::bigint[]) as r(run_id, attempt, claim_id)
+  join carillon.live_runs h on h.run_id = r.run_id and h.attempt = r.attempt and h.claim_id = r.claim_id
+  where h.started_at is null and h.cancel_requested_at is null
+  order by h.run_id for update of h skip locked
+) g
+where l.run_id = g.run_id
+returning g.run_id, g.attempt, g.claim_id"""
+
+
+async def give_back(connection: Connection, attempts: Collection[AttemptRef]) -> set[AttemptRef]:
+    """Frees runs of claims that no worker has seen, at no charge; but for those that somebody has locked, or that were
+    asked to stop. Answers which are free."""
+    parameters = {
+        "run_ids": arrays.uuids(ref.run_id for ref in attempts),
+        "attempts": arrays.plain(ref.attempt for ref in attempts),
+        "claim_ids": arrays.plain(ref.claim_id for ref in attempts),
+    }
+    cursor = await connection.execute(_GIVE_BACK, parameters, binary=True)
+    return {AttemptRef(*row) for row in await cursor.fetchall()}
 
 
 _ALONE_WAITING: LiteralString = f"""

@@ -34,9 +34,19 @@ Connection = psycopg.AsyncConnection[TupleRow]
 
 _NOW: LiteralString = "(select coalesce(%(now)s::timestamptz, clock_timestamp()))"
 
-_HELD: LiteralString = """
+PATIENCE = 0.5
+"""Seconds for which a result waits for a lock. Longer than anybody of ours has one as a rule; shorter than
+deadlock_timeout."""
+BRIEFLY = 0.05
+
+# Evaluated once, before the first row is locked, and in force until the statement's transaction ends: PostgreSQL looks
+# at it whenever it begins to wait. A statement of its own would cost each group a way there and back. (A table that
+# somebody has locked is waited for before that.)
+PATIENTLY: LiteralString = "(select set_config('lock_timeout', %(patience)s, true)) is not null"
+
+_HELD: LiteralString = f"""
 held as materialized (
-  select session_id, worker from carillon.sessions where session_id = any(%(sessions)s::uuid[])
+  select session_id, worker from carillon.sessions where session_id = any(%(sessions)s::uuid[]) and {PATIENTLY}
   order by session_id for key share
 )"""
 
@@ -190,18 +200,25 @@ async def end_runs(
     digests: Sequence[str] | None = None,
     *,
     also_followed: bool = False,
+    patience: float = PATIENCE,
 ) -> set[AttemptRef]:
     """Ends runs: COMPLETED, or CANCELLED where that was asked for, or FAILED. Answers which results matched no live
     attempt. `digests` are those of the results as they were sent, where these stand in for others.
 
-    Runs that others wait for are only ended `also_followed`: by who arranges the turns in the same transaction."""
+    Runs that others wait for are only ended `also_followed`: by who arranges the turns in the same transaction.
+    Errors: LockNotAvailable, of who waited for a lock for longer than `patience`, in seconds."""
     more: dict[str, object] = {"digests": arrays.plain(digests)} if digests else {}
+    more["patience"] = in_ms(patience)
     return await _unmatched(connection, _END, results, now, also_followed=also_followed, **more)
 
 
-async def lock_attempts(connection: Connection, results: Sequence[Result]) -> dict[AttemptRef, Held]:
-    """Locks sessions and live runs, so that what follows can be decided from them."""
-    cursor = await connection.execute(_LOCK, _parameters(results, None), binary=True)
+async def lock_attempts(
+    connection: Connection, results: Sequence[Result], *, patience: float = PATIENCE
+) -> dict[AttemptRef, Held]:
+    """Locks sessions and live runs, so that what follows can be decided from them. `patience`, for all that follows in
+    this transaction, and errors as above."""
+    parameters = _parameters(results, None) | {"patience": in_ms(patience)}
+    cursor = await connection.execute(_LOCK, parameters, binary=True)
     return {AttemptRef(*row[:3]): Held(row[3], row[4], row[5], policy_of(row)) for row in await cursor.fetchall()}
 
 
@@ -237,6 +254,11 @@ async def look_up(connection: Connection, results: Sequence[Result]) -> list[Kno
     """What is known of results that matched no live attempt, in their order."""
     cursor = await connection.execute(_LOOK_UP, _parameters(results, None), binary=True)
     return [Known(*row) for row in await cursor.fetchall()]
+
+
+def in_ms(seconds: float) -> str:
+    """As PostgreSQL's settings have it."""
+    return f"{seconds * 1000:.0f}ms"
 
 
 async def _unmatched(

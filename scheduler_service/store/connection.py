@@ -58,3 +58,10 @@ class PatientConnection(psycopg.AsyncConnection[_Row]):
         except psycopg.errors._WaitTimeout:
             self.pgconn.finish()
             raise psycopg.OperationalError(f"the server has not answered for {seconds:g} s") from None
+        except psycopg.InternalError as error:
+            if error.sqlstate is not None:
+                raise
+            # Not the server's, but the driver's: PgBouncer passes on the last word of a server connection that ends,
+            # and adds its own, and the driver, which began or ended a transaction, expected one answer.
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"the connection was lost: {error}") from None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
@@ -28,6 +29,7 @@ from scheduler_service.domain.access import Principal
 from scheduler_service.store.connection import KEEPALIVE, PatientConnection, answering_within
 from scheduler_service.store.errors import is_read_only
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, what_login_lacks
+from scheduler_service.store.served_routes import ServedRoutes
 
 # For a connection of the pool to be free, and to be opened where it must be.
 _POOL_SECONDS = 5
@@ -50,10 +52,19 @@ class Transaction:
     """One transaction of the API's role: a SQLAlchemy connection, for whom it acts, and the database's now, as it was
     when the transaction began or `look_at_clock` was called."""
 
-    def __init__(self, connection: AsyncConnection, principal: Principal, now: datetime) -> None:
+    def __init__(
+        self, connection: AsyncConnection, principal: Principal, now: datetime, served_routes: ServedRoutes
+    ) -> None:
         self.connection = connection
         self.principal = principal
         self.now = now
+        self.served_routes = served_routes
+        self._began = monotonic()
+
+    async def serves(self, route: str) -> bool | None:
+        """Whether a worker that is connected serves the route, as it was during this transaction or, if one does, up
+        to a second before. None if that cannot be found out."""
+        return await self.served_routes.serves(route, now=self.now, since=self._began)
 
     async def look_at_clock(self) -> None:
         """Takes `now` again. For those who have waited for a lock: others may have acted later than `now` meanwhile,
@@ -87,6 +98,7 @@ class Database:
         # The same pool.
         self._snapshots = self._api.execution_options(isolation_level="REPEATABLE READ")
         self._engine = self._pool(engine_url, pool_size)
+        self._served_routes = ServedRoutes(self.as_engine)
 
     @asynccontextmanager
     async def acting_for(self, principal: Principal, *, one_snapshot: bool = False) -> AsyncIterator[Transaction]:
@@ -105,7 +117,7 @@ class Database:
                         "principal": str(principal),
                     },
                 )
-            yield Transaction(connection, principal, answer.one()[-1])
+            yield Transaction(connection, principal, answer.one()[-1], self._served_routes)
 
     @asynccontextmanager
     async def as_engine(self) -> AsyncIterator[AsyncConnection]:

@@ -15,6 +15,25 @@ from scheduler_service.domain.errors import Refusal, Unavailable
 _SCHEMA_MISSING = (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn, pg.UndefinedFunction)
 _LOST_A_RACE = (pg.SerializationFailure, pg.DeadlockDetected)
 
+HOPELESS: tuple[type[Exception], ...] = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    pg.RaiseException,
+    pg.DataCorrupted,
+    pg.IndexCorrupted,
+    pg.InternalError_,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What one row may be the cause of, also where it is only read. Anything else (the database away, rights) is the whole
+step's."""
+IN_THE_WAY: tuple[type[Exception], ...] = (*_LOST_A_RACE, pg.LockNotAvailable)
+"""Somebody has locked what is needed. Nothing is wrong with it, and it can be had a little later."""
+OF_SOME_ROWS = (*HOPELESS, *IN_THE_WAY)
+
 
 class _Passing(NamedTuple):
     """What a caller is told of a state that passes, and in how many seconds to ask again."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import LiteralString
 
 from scheduler_service.domain.attempt import ItemResult
 from scheduler_service.store.arrays import plain, texts
+from scheduler_service.store.complete import PATIENCE, PATIENTLY, in_ms
 from scheduler_service.store.sessions import Connection
 
 # The lock keeps the run from ending, and a later attempt from beginning, until the items are committed.
-_INSERT = """
+_INSERT: LiteralString = f"""
 with held as (
   select r.run_id, r.attempt, r.claim_id, r.session_id, r.job_id, r.tenant_id
   from (select distinct * from unnest(%(run_ids)s::uuid[], %(attempts)s::integer[], %(claim_ids)s::bigint[],
                                       %(sessions)s::uuid[]) b(run_id, attempt, claim_id, session_id)) b
   join carillon.live_runs r on r.run_id = b.run_id and r.attempt = b.attempt and r.claim_id = b.claim_id
     and r.session_id is not distinct from b.session_id
+  where {PATIENTLY}
   order by r.run_id for key share of r
 )
 insert into carillon.items (run_id, attempt, key, job_id, tenant_id, succeeded, error, finished_at)
@@ -31,9 +34,12 @@ on conflict do nothing
 """
 
 
-async def insert_items(connection: Connection, items: Sequence[ItemResult], *, now: datetime | None = None) -> int:
+async def insert_items(
+    connection: Connection, items: Sequence[ItemResult], *, now: datetime | None = None, patience: float = PATIENCE
+) -> int:
     """Writes items' results; answers how many were new. What belongs to an attempt that its session does not hold
-    under that claim is left out; of an item that is there already, or twice in the batch, the first result stays."""
+    under that claim is left out; of an item that is there already, or twice in the batch, the first result stays.
+    Errors: LockNotAvailable, of who waited for a lock for longer than `patience`, in seconds."""
     values = {
         "run_ids": plain(item.ref.run_id for item in items),
         "attempts": plain(item.ref.attempt for item in items),
@@ -43,5 +49,6 @@ async def insert_items(connection: Connection, items: Sequence[ItemResult], *, n
         "succeeded": plain(item.succeeded for item in items),
         "errors": texts(item.error for item in items),
         "now": now,
+        "patience": in_ms(patience),
     }
     return (await connection.execute(_INSERT, values)).rowcount

@@ -7,6 +7,7 @@ that no session's end leads to are found by store/stuck.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,10 +15,10 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import structlog
-from psycopg.types.json import Jsonb
 
 from scheduler_service.domain.repairs import SHOWN
 from scheduler_service.domain.returns import Charged, Ended, Freed, HeldRun, Return
+from scheduler_service.store import arrays
 from scheduler_service.store.losses import losses
 from scheduler_service.store.retry_policies import OF_THE_JOB, policy_of
 from scheduler_service.store.sessions import Connection, workers_of
@@ -32,7 +33,18 @@ select r.run_id, r.session_id, r.claim_id, r.attempt, r.started_at, r.run_deadli
 from carillon.live_runs r join carillon.jobs j using (job_id)
 """
 
-_OF_SESSIONS: LiteralString = HELD + "where r.session_id = any(%(session_ids)s) order by r.run_id for update of r"
+# Of those that hold fewest first. By the runs' ids, then, and by no index on sessions: see _END_EXPIRED for the rest.
+_OF_SESSIONS: LiteralString = f"""{HELD}
+where r.run_id = any(array(
+    select h.run_id from unnest(%(session_ids)s::uuid[]) s(session_id)
+    cross join lateral (
+      select f.run_id, count(*) over () as held from (
+        select l.run_id from carillon.live_runs l where l.session_id = s.session_id limit %(limit)s
+      ) f
+    ) h
+    order by h.held limit %(limit)s))
+  and array_position(%(session_ids)s::uuid[], r.session_id) is not null
+order by r.run_id for update of r"""
 
 # Session by session, each by the index on what it holds: joined at once, every run would be compared with each session.
 _CLAIMS_OF: LiteralString = """
@@ -66,8 +78,10 @@ where r.run_id = f.run_id
 
 _RECORD_ATTEMPTS = """
 insert into carillon.attempts
-  (run_id, attempt, job_id, tenant_id, started_at, finished_at, worker, error, claim_id)
-select r.run_id, r.attempt, r.job_id, r.tenant_id, r.started_at, %(now)s, c.worker, c.error, r.claim_id
+  (run_id, attempt, job_id, tenant_id, started_at, finished_at, duration, worker, error, claim_id)
+select r.run_id, r.attempt, r.job_id, r.tenant_id, r.started_at, %(now)s,
+  greatest(%(now)s, r.started_at) - r.started_at,
+  c.worker, c.error, r.claim_id
 from unnest(%(run_ids)s::uuid[], %(workers)s::text[], %(errors)s::jsonb[]) c(run_id, worker, error)
 join carillon.live_runs r on r.run_id = c.run_id
 on conflict do nothing
@@ -95,12 +109,12 @@ with ended as (
 recorded as (
   insert into carillon.runs
     (run_id, schedule_id, revision, job_id, tenant_id, state, trigger, scheduled_for, scheduled_local, fold, time_zone,
-     tzdata, run_after, created_at, started_at, finished_at, triggered_by, origin, labels, payload, attempt,
+     tzdata, run_after, created_at, started_at, finished_at, duration, triggered_by, origin, labels, payload, attempt,
      max_attempts, worker, error, cancel_requested_at, claim_id)
   select run_id, schedule_id, revision, job_id, tenant_id, state, trigger, scheduled_for, scheduled_local, fold,
-     time_zone, tzdata, run_after, created_at, started_at, greatest(%(now)s, created_at), triggered_by, origin, labels,
-     payload, attempt, max_attempts, worker, error, cancel_requested_at, claim_id
-  from ended
+     time_zone, tzdata, run_after, created_at, started_at, ended_at, greatest(ended_at, started_at) - started_at,
+     triggered_by, origin, labels, payload, attempt, max_attempts, worker, error, cancel_requested_at, claim_id
+  from ended cross join lateral (select greatest(%(now)s, created_at) as ended_at) x
   on conflict do nothing
   returning run_id
 )
@@ -123,13 +137,13 @@ class ToStop:
     claim_id: int
 
 
-async def held_by_ended(
-    connection: Connection, workers: Mapping[UUID, str], *, wait_for_locks: bool = True
+async def held_by(
+    connection: Connection, workers: Mapping[UUID, str], *, limit: int, wait_for_locks: bool = True
 ) -> list[HeldRun]:
-    """What sessions hold whose rows are gone, by their workers' names; without waiting, but for what somebody else has
-    locked."""
+    """Locks up to `limit` of the runs that these sessions hold (of a few runs first), whose rows are gone or locked, by
+    their workers' names; without waiting, but for what somebody else has locked."""
     statement = _OF_SESSIONS if wait_for_locks else _OF_SESSIONS + " skip locked"
-    return await locked(connection, statement, workers, session_ids=list(workers))
+    return await locked(connection, statement, workers, session_ids=list(workers), limit=limit)
 
 
 async def claims_held(connection: Connection, before: Mapping[UUID, datetime]) -> dict[UUID, set[int]]:
@@ -186,9 +200,9 @@ async def carry_out(
 async def _free(connection: Connection, freed: Sequence[tuple[HeldRun, Freed]]) -> None:
     if freed:
         values = {
-            "run_ids": [run.run_id for run, _ in freed],
-            "lost": [what.lost for _, what in freed],
-            "alone": [what.alone for _, what in freed],
+            "run_ids": arrays.uuids(run.run_id for run, _ in freed),
+            "lost": arrays.plain(what.lost for _, what in freed),
+            "alone": arrays.plain(what.alone for _, what in freed),
         }
         await connection.execute(_FREE, values)
 
@@ -197,11 +211,11 @@ async def _charge(connection: Connection, charged: Sequence[tuple[HeldRun, Charg
     if not charged:
         return
     values = {
-        "run_ids": [run.run_id for run, _ in charged],
-        "workers": [run.worker for run, _ in charged],
-        "errors": [Jsonb(what.error.to_document()) for _, what in charged],
-        "run_after": [what.run_after for _, what in charged],
-        "alone": [what.alone for _, what in charged],
+        "run_ids": arrays.uuids(run.run_id for run, _ in charged),
+        "workers": arrays.texts(run.worker for run, _ in charged),
+        "errors": arrays.texts(json.dumps(what.error.to_document()) for _, what in charged),
+        "run_after": arrays.instants(what.run_after for _, what in charged),
+        "alone": arrays.plain(what.alone for _, what in charged),
         "now": now,
     }
     await connection.execute(_RECORD_ATTEMPTS, values)
@@ -212,10 +226,10 @@ async def _end(connection: Connection, ended: Sequence[tuple[HeldRun, Ended]], n
     if not ended:
         return set()
     values = {
-        "run_ids": [run.run_id for run, _ in ended],
-        "states": [what.state.value for _, what in ended],
-        "errors": [Jsonb(what.error.to_document()) for _, what in ended],
-        "workers": [run.worker for run, _ in ended],
+        "run_ids": arrays.uuids(run.run_id for run, _ in ended),
+        "states": arrays.plain(what.state.value for _, what in ended),
+        "errors": arrays.texts(json.dumps(what.error.to_document()) for _, what in ended),
+        "workers": arrays.texts(run.worker for run, _ in ended),
         "now": now,
     }
     rows = await (await connection.execute(_END, values)).fetchall()

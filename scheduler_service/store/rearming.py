@@ -103,6 +103,13 @@ async def still(connection: Connection, kind: LiteralString, schedule_ids: Itera
     return [row[0] for row in await rows.fetchall()]
 
 
+async def lock_ids_free(connection: Connection, kind: LiteralString, schedule_ids: Sequence[int]) -> list[int]:
+    """As `lock_free`, but only their ids, which can be read whatever else stands in their rows, or their jobs'."""
+    statement: LiteralString = f"{_STILL.format(kind=kind)} for update of s skip locked"
+    rows = await connection.execute(statement, {"schedule_ids": arrays.plain(schedule_ids)})
+    return [row[0] for row in await rows.fetchall()]
+
+
 async def lock_free(
     connection: Connection, kind: LiteralString, schedule_ids: Sequence[int]
 ) -> list[tuple[Standing, datetime | None]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 
 from scheduler_service.domain.record import CLEARED
-from scheduler_service.domain.run import scheduled_run_id
+from scheduler_service.domain.run import id_floor, scheduled_run_id
 from scheduler_service.store.database import Transaction
 from scheduler_service.store.turns import arrange
+
+# The least age of what `clear_payloads` clears.
+_NOT_CLEARED_BEFORE = timedelta(days=1)
 
 # An ended run never changes, and neither does which one it tried again: both may be read before any lock is held.
 _FIND = text("""
@@ -57,7 +60,8 @@ with made as (
     r.payload, j.max_attempts, j.retry_delay, j.attempt_timeout, j.run_timeout, j.cancel_grace,
     coalesce(r.error ->> 'code' = 'WORKER_LOST', false)
   from carillon.runs r join carillon.jobs j using (job_id)
-  where r.run_id = :retry_of and not (r.payload = '{}' and coalesce(r.error ->> 'message' = :cleared, false))
+  where r.run_id = :retry_of and not (r.payload = '{}' and
+    coalesce(r.error ->> 'message' = :cleared, r.error is null and r.run_id < cast(:may_be_cleared as uuid)))
   returning run_id, schedule_id, job_id, tenant_id, scheduled_for, scheduled_local
 ),
 remedied as (
@@ -86,9 +90,10 @@ class EndedRun:
         return scheduled_run_id(self.schedule_id, self.occurrence)
 
 
-async def find_ended(tx: Transaction, run_id: UUID) -> EndedRun:
-    """A run of which there is a record."""
-    return EndedRun(*(await tx.connection.execute(_FIND, {"run_id": run_id})).one())
+async def find_ended(tx: Transaction, run_id: UUID) -> EndedRun | None:
+    """A run of which there is a record; None if that is gone by now."""
+    row = (await tx.connection.execute(_FIND, {"run_id": run_id})).one_or_none()
+    return None if row is None else EndedRun(*row)
 
 
 async def lock_retries(tx: Transaction, ended: EndedRun) -> None:
@@ -98,9 +103,10 @@ async def lock_retries(tx: Transaction, ended: EndedRun) -> None:
 
 
 async def lock_schedule(tx: Transaction, schedule_id: int) -> bool:
-    """Locks a schedule against the ticks and everybody else who adds a run to it. False if it is deleted."""
-    row = (await tx.connection.execute(_LOCK_SCHEDULE, {"schedule_id": schedule_id})).one()
-    return row.deleted_at is None
+    """Locks a schedule against the ticks and everybody else who adds a run to it. False if it is deleted, or not
+    there."""
+    row = (await tx.connection.execute(_LOCK_SCHEDULE, {"schedule_id": schedule_id})).one_or_none()
+    return row is not None and row.deleted_at is None
 
 
 async def find_standing(tx: Transaction, ended: EndedRun) -> UUID | None:
@@ -119,13 +125,15 @@ async def find_standing(tx: Transaction, ended: EndedRun) -> UUID | None:
 async def insert_retry(tx: Transaction, ended: EndedRun, run_id: UUID) -> bool:
     """Makes a run that tries an ended one again, due now: what it is about is the other's, how it behaves the job's.
     That of a locked schedule waits its turn, and stands beside the occurrence as its remedy. False if the ended one's
-    payload is not kept any more: no lock keeps that from being cleared, so this statement looks."""
+    payload is not kept any more, or nobody can tell, since that is said in its error and it has none: no lock keeps
+    that from being cleared, so this statement looks."""
     values = {
         "run_id": run_id,
         "retry_of": ended.run_id,
         "now": tx.now,
         "triggered_by": str(tx.principal),
         "cleared": CLEARED,
+        "may_be_cleared": id_floor(tx.now - _NOT_CLEARED_BEFORE),
     }
     if not (await tx.connection.execute(_INSERT, values)).rowcount:
         return False

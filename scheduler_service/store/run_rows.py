@@ -7,8 +7,10 @@ from typing import Any
 from sqlalchemy import Row
 
 from scheduler_service.domain.access import Kind, Principal
+from scheduler_service.domain.pending import PendingReason, before_due, once_due
 from scheduler_service.domain.record import ItemCounts, Progress, Run, RunError
 from scheduler_service.domain.run import RunState, TriggerSource
+from scheduler_service.store.database import Transaction
 from scheduler_service.store.documents import read_document
 
 _FIXED_BYTES = 700
@@ -23,7 +25,7 @@ LIVE_COLUMNS = f"""
   null::timestamptz as finished_at, null::interval as duration, r.triggered_by, r.origin, r.labels, r.payload,
   r.attempt, r.max_attempts, r.session_id, '' as worker, 0::bigint as items_processed,
   0::bigint as items_succeeded, 0::bigint as items_failed, '{{}}'::jsonb as metrics, '{{}}'::jsonb as metadata,
-  r.last_error as error, r.cancel_requested_at, r.progress, r.blocked"""
+  r.last_error as error, r.cancel_requested_at, r.progress, r.blocked, r.alone, r.route"""
 
 ENDED_COLUMNS = """
   r.run_id, r.schedule_id, r.revision, r.job_id, r.tenant_id, r.state::text as state, r.trigger,
@@ -31,13 +33,25 @@ ENDED_COLUMNS = """
   r.finished_at, r.duration, r.triggered_by, r.origin, r.labels, r.payload,
   r.attempt, r.max_attempts, null::uuid as session_id, r.worker, r.items_processed,
   r.items_succeeded, r.items_failed, r.metrics, r.metadata,
-  r.error, r.cancel_requested_at, null::jsonb as progress, false as blocked"""
+  r.error, r.cancel_requested_at, null::jsonb as progress, false as blocked, false as alone,
+  null::text as route"""
 
 
 # Only runs by hand and tests try others again: for scheduled ones, nothing is looked up. A sub-select is always a
 # look-up by the key, and for those rows only that somebody fetches; a join may read the whole table for a page.
 _RETRY_OF = """case when r.trigger in ('MANUAL', 'TEST')
     then (select t.retry_of from carillon.retries t where t.run_id = r.run_id) end"""
+
+# Likewise. What stands for an occurrence (not so a run by hand, which has no local time) is a remedy, also where it was
+# made for another run of it; of a retry of this very run, `retries` knows.
+_RETRIED_BY = """case when r.state in ('FAILED', 'CANCELLED', 'SKIPPED') then (
+    select n.run_id from (
+      select t.run_id from carillon.retries t where t.retry_of = r.run_id
+      union all
+      select m.run_id from carillon.remedies m
+      where r.scheduled_local is not null and m.schedule_id = r.schedule_id and m.scheduled_for = r.scheduled_for
+        and m.run_id > r.run_id
+    ) n order by n.run_id desc limit 1) end"""
 
 
 def with_names(runs: str, *, payload: str = "r.payload") -> str:
@@ -52,7 +66,7 @@ select r.run_id, r.service, r.job, r.tenant_id, coalesce(r.schedule, '') as sche
   r.triggered_by, r.origin, r.labels, {payload}::text as payload, r.attempt, r.max_attempts,
   coalesce(r.session_worker, r.worker) as worker, r.items_processed, r.items_succeeded, r.items_failed,
   r.metrics::text as metrics, r.metadata::text as metadata, r.error, r.cancel_requested_at, r.progress, r.blocked,
-  {_RETRY_OF} as retry_of
+  r.alone, r.route, {_RETRY_OF} as retry_of, {_RETRIED_BY} as retried_by
 from (
   select r.*, j.service, j.job, s.schedule, w.worker as session_worker
   from ({runs}) r
@@ -87,7 +101,9 @@ def size_of(row: Row[Any]) -> int:
     return _FIXED_BYTES + _STRUCT_FACTOR * documents + sum(len(text.encode()) for text in texts)
 
 
-def run_of(row: Row[Any]) -> Run:
+async def run_of(tx: Transaction, row: Row[Any]) -> Run:
+    """The run in a row of `with_names`."""
+    state = RunState(row.state)
     return Run(
         run_id=row.run_id,
         service=row.service,
@@ -95,7 +111,7 @@ def run_of(row: Row[Any]) -> Run:
         tenant=row.tenant_id,
         schedule=row.schedule,
         revision=row.revision,
-        state=RunState(row.state),
+        state=state,
         blocked=row.blocked,
         trigger=TriggerSource(row.trigger),
         origin=row.origin,
@@ -120,4 +136,11 @@ def run_of(row: Row[Any]) -> Run:
         error=RunError.from_document(row.error),
         cancel_requested_at=row.cancel_requested_at,
         retry_of=row.retry_of,
+        retried_by=row.retried_by,
+        pending_reason=await _pending_reason(tx, row) if state is RunState.PENDING else None,
     )
+
+
+async def _pending_reason(tx: Transaction, row: Row[Any]) -> PendingReason | None:
+    reason = before_due(blocked=row.blocked, attempt=row.attempt, run_after=row.run_after, now=tx.now)
+    return reason or once_due(alone=row.alone, served=await tx.serves(row.route))

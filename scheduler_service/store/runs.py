@@ -46,7 +46,7 @@ async def get_run(tx: Transaction, run_id: UUID) -> Run | None:
         f" union all select {ENDED_COLUMNS} from carillon.runs r where {one}"
     )
     row = (await tx.connection.execute(text(statement), {"run_id": run_id})).one_or_none()
-    return run_of(row) if row is not None else None
+    return await run_of(tx, row) if row is not None else None
 
 
 async def get_runs(tx: Transaction, run_ids: Iterable[UUID], *, with_payloads: bool = True) -> dict[UUID, Run]:
@@ -60,7 +60,7 @@ async def get_runs(tx: Transaction, run_ids: Iterable[UUID], *, with_payloads: b
         payload="r.payload" if with_payloads else "'{}'",
     )
     rows = await tx.connection.execute(text(statement), {"run_ids": list(run_ids)})
-    return {row.run_id: run_of(row) for row in rows}
+    return {row.run_id: await run_of(tx, row) for row in rows}
 
 
 async def jobs_of(tx: Transaction, service: str, job: str) -> list[int]:
@@ -91,7 +91,7 @@ async def list_runs(
             room -= size_of(row)
             if len(runs) == limit or (runs and room < 0):
                 return RunPage(runs, more=True)
-            runs.append(run_of(row))
+            runs.append(await run_of(tx, row))
     return RunPage(runs, more=False)
 
 

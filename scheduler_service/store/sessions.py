@@ -56,14 +56,31 @@ where s.session_id = b.session_id
 returning s.session_id, s.stream
 """
 
+_LOCK = "select worker from carillon.sessions where session_id = %s and stream = %s for update"
+_HOLDS_MORE = "select from carillon.live_runs where session_id = %s offset %s limit 1"
 _CLOSE = "delete from carillon.sessions where session_id = %s and stream = %s returning worker"
 
+# Those that hold fewest runs first, as many as fit together; one that holds more than that by itself ends in any case.
+# (How many that are is counted before the locks count: it only bounds what the next statement may find.)
 _END_EXPIRED = """
-delete from carillon.sessions where session_id in (
+with locked as materialized (
   select session_id from carillon.sessions
   where expires_at <= (select coalesce(%(now)s::timestamptz, clock_timestamp()))
-  order by session_id for update skip locked)
-returning session_id, worker
+  order by session_id limit %(sessions)s for update skip locked
+),
+sized as (
+  select l.session_id, x.held from locked l cross join lateral (
+    select count(*) as held from (
+      select from carillon.live_runs r where r.session_id = l.session_id limit %(runs)s + 1
+    ) r
+  ) x
+),
+together as (
+  select session_id, held, sum(held) over (order by held, session_id) as runs from sized
+)
+delete from carillon.sessions s using together t
+where s.session_id = t.session_id and (t.runs <= %(runs)s or t.held > %(runs)s)
+returning s.session_id, s.worker
 """
 
 
@@ -129,17 +146,32 @@ async def extend_leases(
     return dict(await cursor.fetchall())
 
 
+async def holds_at_most(connection: Connection, session_id: UUID, runs: int) -> bool:
+    """Whether this session holds at most so many runs."""
+    return (await (await connection.execute(_HOLDS_MORE, (session_id, runs))).fetchone()) is None
+
+
+async def lock_session(connection: Connection, session_id: UUID, stream: int) -> str | None:
+    """Locks a session whose newest stream is this one. Answers its worker's name; None if it is not there."""
+    row = await (await connection.execute(_LOCK, (session_id, stream))).fetchone()
+    return row[0] if row else None
+
+
 async def close_session(connection: Connection, session_id: UUID, stream: int) -> str | None:
     """Ends a session whose newest stream is this one. Answers its worker's name; None if it is not there."""
     row = await (await connection.execute(_CLOSE, (session_id, stream))).fetchone()
     return row[0] if row else None
 
 
-async def end_expired_sessions(connection: Connection, *, now: datetime | None = None) -> dict[UUID, str]:
-    """Ends the sessions whose lease is over, except those that somebody hands runs to or takes results from just now.
-    Answers their workers' names. What they held is for the transaction's next statement to decide: this one's
-    snapshot is older than its locks."""
-    return dict(await (await connection.execute(_END_EXPIRED, {"now": now})).fetchall())
+async def end_expired_sessions(
+    connection: Connection, *, sessions: int = 100, runs: int = 500, now: datetime | None = None
+) -> dict[UUID, str]:
+    """Ends up to so many sessions whose lease is over, except those that somebody hands runs to or takes results from
+    just now: such as hold up to `runs` runs all together, and those that hold more than that each. Answers their
+    workers' names. What they held is for the transaction's next statement to decide: this one's snapshot is older than
+    its locks."""
+    values = {"now": now, "sessions": sessions, "runs": runs}
+    return dict(await (await connection.execute(_END_EXPIRED, values)).fetchall())
 
 
 async def driver_connection(pooled: AsyncConnection) -> Connection:

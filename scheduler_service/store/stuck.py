@@ -45,7 +45,8 @@ RUN_OVERDUE = _where("r.session_id is null and r.run_deadline <= %(now)s")
 GRACE_OVER = _where("""r.cancel_requested_at is not null
   and (r.session_id is null or r.cancel_requested_at + least(r.cancel_grace, interval '1 year') <= %(now)s)""")
 """That were asked to stop, and whose time for that is over, or that nobody holds any more."""
-# From one session to the next by the index on what they hold, however many runs each has.
+# From one session to the next by the index on what they hold, however many runs each has; the same share of each, so
+# that those of a few runs do not wait for one of very many.
 SESSION_GONE = Stuck(
     f"""
 with recursive holders(session_id) as (
@@ -54,13 +55,17 @@ with recursive holders(session_id) as (
   select (select r.session_id from carillon.live_runs r where r.session_id > h.session_id
           order by r.session_id limit 1)
   from holders h where h.session_id is not null
+),
+gone as materialized (
+  select h.session_id from holders h
+  where h.session_id is not null and %(now)s::timestamptz is not null
+    and not exists (select from carillon.sessions s where s.session_id = h.session_id)
 )
-select r.run_id from holders h
+select f.run_id from gone g
 cross join lateral (
-  select l.run_id from carillon.live_runs l where l.session_id = h.session_id offset 0
-) r
-where h.session_id is not null and %(now)s::timestamptz is not null
-  and not exists (select from carillon.sessions s where s.session_id = h.session_id) and {_WITHOUT}
+  select r.run_id from carillon.live_runs r where r.session_id = g.session_id and {_WITHOUT}
+  limit (select greatest(1, %(limit)s / greatest(1, count(*))) from gone)
+) f
 limit %(limit)s""",
     "r.session_id is not null and %(now)s::timestamptz is not null",
 )
@@ -107,6 +112,13 @@ select l.run_id from unnest(%(run_ids)s::uuid[]) as w(run_id) join carillon.live
 async def still_live(connection: Connection, run_ids: Iterable[UUID]) -> set[UUID]:
     """Those of these runs that have not ended."""
     rows = await connection.execute(_STILL_LIVE, {"run_ids": arrays.uuids(run_ids)})
+    return {row[0] for row in await rows.fetchall()}
+
+
+async def still_held(connection: Connection, run_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of these runs that a session holds."""
+    statement = f"{_STILL_LIVE} where l.session_id is not null"
+    rows = await connection.execute(statement, {"run_ids": arrays.uuids(run_ids)})
     return {row[0] for row in await rows.fetchall()}
 
 

@@ -150,6 +150,7 @@ class AloneRuns:
         """Answers how many runs: one, or none."""
         if not _can_take(session):
             return 0
+        asked_at = self._clock()
         claim = await store.claim_alone(
             connection, session.session_id, session.stream, sorted(session.routes), beside=beside, now=now
         )
@@ -159,7 +160,7 @@ class AloneRuns:
         if claim.runs:
             self._keep(session, holds=True)
             session.credit -= 1
-            session.outbound.assign(claim.claim_id, claim.runs)
+            session.outbound.assign(claim.claim_id, claim.runs, asked_at)
             _log.info("a run has a session for itself", run=str(claim.runs[0].run_id), beside_others=beside)
         return len(claim.runs)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler_service.domain.access import Action, Principal, require
+from scheduler_service.domain.access import Action, Kind, Principal, require
 from scheduler_service.domain.audit import Event, EventFilter
 from scheduler_service.domain.audit_chain import (
     EMPTY,
@@ -35,6 +35,8 @@ PATIENCE = 5.0
 _LOOK_SECONDS = 0.25
 _MAX_CHARACTERS = 64 * 1024 * 1024
 _MAX_TEXT = 1000
+# Nobody anonymous changes anything.
+_KINDS = [f"{kind}:" for kind in Kind if kind is not Kind.ANONYMOUS]
 _TEXTS = ("principal", "action", "resource", "tenant", "request_id")
 
 
@@ -179,6 +181,9 @@ def _check(wanted: EventFilter) -> None:
     wrong = Violations()
     for name in _TEXTS:
         check_text(getattr(wanted, name), name, wrong, at_most=_MAX_TEXT)
+    if wanted.of_a_kind and wanted.principal not in _KINDS:
+        kinds = ", ".join(f"`{kind}`" for kind in _KINDS)
+        wrong.add("principal", f"there is no such kind; write one of {kinds}, or a whole one such as `admin:alice`")
     if wanted.resource.endswith("/"):
         wrong.add("resource", "it ends with `/`; leave that out: what lies below a resource is found with it")
     if wanted.since and wanted.until and wanted.since >= wanted.until:

@@ -9,28 +9,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
 import psycopg
-import structlog
 from psycopg.rows import TupleRow
 
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result, Verdict
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.repairs import Repair
-from scheduler_service.domain.retry import AS_THE_POLICY_SAYS, End, Retry, decide
-from scheduler_service.domain.returns import AT_ONCE, WORKER_LEFT
-from scheduler_service.store import complete as store
-from scheduler_service.store.complete import Held, Known
-from scheduler_service.store.items import insert_items
-from scheduler_service.store.turns import arrange
+from scheduler_service.store.complete import PATIENCE
 from scheduler_service.usecases.lanes import Entry, Lanes, Room
-from scheduler_service.usecases.mending import HOPELESS
-from scheduler_service.usecases.missing_partitions import MissingPartitions
-from scheduler_service.usecases.repairs import Repairs
+from scheduler_service.usecases.recording import Recorder
 from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.unrecorded import Unrecorded
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
@@ -41,48 +32,48 @@ GROUP = 1_000
 _RESULT_WEIGHT = 5  # what a result costs, in items; of either, each KiB of text as much as an item
 _MOST_UNCOMMITTED = 50_000
 _LEAST_UNCOMMITTED = 1_000
+_MOST_SET_ASIDE = 10_000
+"""Of what cannot be recorded now, as much as so many plain results takes no room of its sessions."""
 
 Connection = psycopg.AsyncConnection[TupleRow]
 _Item = Entry[ItemResult]
 _Result = Entry[Result]
-# What a result's own values can be the cause of.
-_UNREADABLE = (psycopg.DataError, psycopg.IntegrityError)
-# Who archives or deletes locks a run out of order where it got its turn just then: one of the two is ended. The second
-# comes where somebody has set a stricter isolation than ours for the engine's role.
-_GAVE_WAY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-_TRIES = 3
-_log = structlog.get_logger()
 
 
 class Completer:
     """The queue of what was reported, and the step that commits it. `wakeup` is set when something is in it.
     `ended` counts the runs that it ended, by outcome. `room`: whether a session may report more: while the database
-    is away, or slower than they are, what is reported waits in the workers and not in our memory."""
+    is away, or slower than they are, what is reported waits in the workers and not in our memory. `patience`: seconds
+    for which it waits for what somebody has locked, before the rest goes on."""
 
-    def __init__(self, wakeups: Wakeups, *, replica: str = "-", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        wakeups: Wakeups,
+        *,
+        replica: str = "-",
+        clock: Callable[[], float] = time.monotonic,
+        patience: float = PATIENCE,
+    ) -> None:
         self.wakeup = Wakeup()
-        self.ended: Counter[str] = Counter()
         self._wakeups = wakeups
         self.room = Room(_MOST_UNCOMMITTED * _RESULT_WEIGHT, _LEAST_UNCOMMITTED * _RESULT_WEIGHT)
         self._lanes: Lanes[Result | ItemResult] = Lanes()
         # Taken from the lanes and not yet committed; the items before any result that followed them.
         self._group_items: list[_Item] = []
         self._group: list[_Result] = []
-        self._freed = False
-        self._unrecorded = Unrecorded(clock)
-        self._repairs = Repairs(replica)
-        self._partitions = MissingPartitions(self._repairs, clock)
-        # Of the group, what could not be recorded now.
-        self._failed: dict[AttemptRef, Exception] = {}
+        self._recorder = Recorder(replica, clock, patience)
+        self.ended = self._recorder.ended
+        self._unrecorded = Unrecorded(clock, _MOST_SET_ASIDE * _RESULT_WEIGHT)
 
     @property
     def repairs(self) -> Counter[Repair]:
         """What it had to mend to go on, by kind."""
-        return self._repairs.counts
+        return self._recorder.repairs.counts
 
     @property
     def set_aside(self) -> int:
-        """How many results it cannot record, and goes on without."""
+        """Of how many attempts it cannot record what was reported, and goes on without. Those for which somebody else's
+        lock has been waited for less than a minute are none of them."""
         return len(self._unrecorded)
 
     def __len__(self) -> int:
@@ -109,14 +100,13 @@ class Completer:
             self._take_group()
         if not self._group and not self._group_items:
             return tried_again
+        self._recorder.hurries = self._unrecorded.some_locked
         while self._group_items:
-            items = self._group_items[:GROUP]
-            await self._write_items(connection, [item.report for item in items])
+            await self._write_items(connection, self._group_items[:GROUP])
             del self._group_items[:GROUP]
-            self._make_room(items)
         self._leave_out_unrecorded()
         if self._group:
-            verdicts = await self._conclude(connection, [result.report for result in self._group], now)
+            verdicts = await self._recorder.record(connection, [result.report for result in self._group], now)
             self._acknowledge(self._group, verdicts)
             group, self._group = self._group, []
             self._make_room(self._set_aside(group))
@@ -126,45 +116,82 @@ class Completer:
     def _tell(self) -> None:
         self._unrecorded.tell()
         self._wakeups.wake(Topic.RUNS)
-        if self._freed:
-            self._freed = False
+        if self._recorder.freed:
+            self._recorder.freed = False
             self._wakeups.wake(Topic.PENDING)
 
+    async def _write_items(self, connection: Connection, entries: Sequence[_Item]) -> None:
+        """Those of attempts that somebody has locked wait with what is there of them already."""
+        free = [entry.report for entry in entries if not self._unrecorded.is_locked(entry.report.ref)]
+        await self._recorder.record_items(connection, free)
+        self._put_off_failed()
+        done: list[Entry[Any]] = []
+        for entry in entries:
+            waits = self._unrecorded.is_locked(entry.report.ref)
+            done += self._unrecorded.add_item(entry) if waits else [entry]
+        self._make_room(done)
+
     async def _try_again(self, connection: Connection, now: datetime | None) -> bool:
-        """Results that were set aside and have rested, each by itself. Answers whether one was answered."""
-        answered = False
+        """Results that could not be recorded and have rested. Answers whether one was answered."""
+        answered = await self._try_locked_again(connection, now)
         for entry in self._unrecorded.due():
-            verdicts = await self._conclude(connection, [entry.report], now)
-            if (error := self._failed.pop(entry.report.ref, None)) is not None:
-                self._unrecorded.add(entry, error)
-                continue
-            self._unrecorded.forget(entry.report.ref)
-            self._acknowledge([entry], verdicts)
-            self._make_room([entry])
-            answered = True
+            answered |= await self._answer_again(connection, [entry], now)
+        self._unrecorded.tell()
         if answered:
             self._tell()
         return answered
+
+    async def _try_locked_again(self, connection: Connection, now: datetime | None) -> bool:
+        """Together, and without waiting for anybody: nearly all of them are locked still, or none."""
+        items, results = self._unrecorded.due_locked(GROUP)
+        reports: list[Result | ItemResult] = [entry.report for entry in items]
+        reports += [entry.report for entry in results]
+        if not reports:
+            return False
+        self._recorder.hurries = True
+        await self._recorder.look_who_is_locked(connection, reports)
+        free = {each.ref for each in reports} - self._put_off_failed()
+        await self._recorder.record_items(connection, [each.report for each in items if each.report.ref in free])
+        free -= self._put_off_failed()
+        ready = [entry for entry in results if entry.report.ref in free]
+        for ref in free - {entry.report.ref for entry in ready}:
+            self._make_room(self._unrecorded.forget(ref))
+        return await self._answer_again(connection, ready, now)
+
+    def _put_off_failed(self) -> set[AttemptRef]:
+        for ref, error in self._recorder.failed.items():
+            self._unrecorded.put_off(ref, error)
+        return set(self._recorder.failed)
+
+    async def _answer_again(self, connection: Connection, entries: Sequence[_Result], now: datetime | None) -> bool:
+        if not entries:
+            return False
+        verdicts = await self._recorder.record(connection, [entry.report for entry in entries], now)
+        failed = self._put_off_failed()
+        for entry in entries:
+            if entry.report.ref not in failed:
+                self._make_room(self._unrecorded.forget(entry.report.ref))
+        self._acknowledge(entries, verdicts)
+        return len(failed) < len(entries)
 
     def _leave_out_unrecorded(self) -> None:
         """What is set aside is no part of a group, though its worker sends it again."""
         again = [entry for entry in self._group if entry.report.ref in self._unrecorded]
         if again:
-            self._make_room([self._unrecorded.replace(entry) for entry in again])
+            for entry in again:
+                self._make_room(self._unrecorded.replace(entry))
             self._group = [entry for entry in self._group if entry.report.ref not in self._unrecorded]
 
-    def _set_aside(self, group: Sequence[_Result]) -> list[_Result]:
+    def _set_aside(self, group: Sequence[_Result]) -> list[Entry[Any]]:
         """Sets aside what of the group could not be recorded. Answers what needs no room any more."""
-        if not self._failed:
+        failed = self._recorder.failed
+        if not failed:
             return list(group)
-        done = []
+        done: list[Entry[Any]] = []
         for entry in group:
             ref = entry.report.ref
-            if ref in self._failed and ref not in self._unrecorded:
-                self._unrecorded.add(entry, self._failed[ref])
-            else:
-                done.append(entry)
-        self._failed.clear()
+            fails = ref in failed and ref not in self._unrecorded
+            done += self._unrecorded.add(entry, failed[ref]) if fails else [entry]
         return done
 
     def _take_group(self) -> None:
@@ -189,178 +216,7 @@ class Completer:
         for session, answers in by_session.items():
             session.outbound.acknowledge(answers)
 
-    async def _write_items(self, connection: Connection, items: Sequence[ItemResult]) -> None:
-        try:
-            await insert_items(connection, items)
-        except HOPELESS as error:
-            if len(items) == 1:
-                _log.error("an item's result cannot be stored", run_id=str(items[0].ref.run_id), error=str(error))
-                return
-            middle = len(items) // 2
-            await self._write_items(connection, items[:middle])
-            await self._write_items(connection, items[middle:])
-
-    async def _conclude(
-        self, connection: Connection, results: Sequence[Result], now: datetime | None
-    ) -> list[Verdict | None]:
-        """Commits results and answers what became of each; None: it could not be recorded, see `_failed`."""
-        self._failed.clear()
-        first = {each.ref: each for each in reversed(results)}
-        unmatched = await self._write(connection, sorted(first.values(), key=_run_id), now)
-        if not unmatched and not self._failed and len(first) == len(results):
-            return [Verdict.ACCEPTED] * len(results)
-        rest = [
-            each
-            for each in results
-            if each.ref not in self._failed and (each.ref in unmatched or first[each.ref] is not each)
-        ]
-        known = dict(zip(map(id, rest), await store.look_up(connection, rest), strict=True)) if rest else {}
-        return [
-            None if each.ref in self._failed else _verdict(known[id(each)]) if id(each) in known else Verdict.ACCEPTED
-            for each in results
-        ]
-
-    async def _write(self, connection: Connection, results: Sequence[Result], now: datetime | None) -> set[AttemptRef]:
-        """Commits results in order of run ids; answers which matched no live attempt. A group that the data of one
-        fails is halved until that one is alone, and its run ends FAILED; or, if even that fails, it is in `_failed`."""
-        try:
-            if all(each.outcome == "COMPLETED" for each in results):
-                unmatched = await self._end(connection, results, now)
-                self.ended["COMPLETED"] += len(results) - len(unmatched)
-                # They match nothing, or others wait for their end, or for their locks.
-                results = [each for each in results if each.ref in unmatched]
-            return await self._decide_and_write(connection, results, now) if results else set()
-        except HOPELESS as error:
-            if await self._partitions.mend(connection, error):
-                return await self._write(connection, results, now)
-            if len(results) == 1:
-                return await self._condemn_or_fail(connection, results[0], error, now)
-        middle = len(results) // 2
-        return await self._write(connection, results[:middle], now) | await self._write(
-            connection, results[middle:], now
-        )
-
-    async def _end(self, connection: Connection, results: Sequence[Result], now: datetime | None) -> set[AttemptRef]:
-        try:
-            return await store.end_runs(connection, results, now)
-        except _GAVE_WAY:
-            return {each.ref for each in results}
-
-    async def _decide_and_write(
-        self,
-        connection: Connection,
-        results: Sequence[Result],
-        now: datetime | None,
-        digests: Sequence[str] | None = None,
-    ) -> set[AttemptRef]:
-        for attempt in range(_TRIES):
-            try:
-                async with connection.transaction():
-                    unmatched, ended = await self._write_locked(connection, results, now, digests)
-                break
-            except _GAVE_WAY:
-                if attempt == _TRIES - 1:
-                    raise
-        self.ended.update(ended)
-        return unmatched
-
-    async def _write_locked(
-        self, connection: Connection, results: Sequence[Result], now: datetime | None, digests: Sequence[str] | None
-    ) -> tuple[set[AttemptRef], list[str]]:
-        held = await store.lock_attempts(connection, results)
-        said = dict(zip((each.ref for each in results), digests or [each.digest() for each in results], strict=True))
-        live = [_counted(each, held[each.ref]) for each in results if each.ref in held]
-        failed = {each.ref: _after_failure(each, held[each.ref]) for each in live if _failed(each, held[each.ref])}
-        retries = {ref: what.after for ref, what in failed.items() if isinstance(what, Retry)}
-        returned = {each.ref for each in live if each.outcome == "RETURNED" and not held[each.ref].cancel_requested}
-        ending = [each for each in live if each.ref not in retries and each.ref not in returned]
-        if ending:
-            explained = [_explained(each, failed.get(each.ref)) for each in ending]
-            await store.end_runs(connection, explained, now, [said[each.ref] for each in ending], also_followed=True)
-            left = {on for each in ending if (on := held[each.ref].followed_on) is not None}
-            self._freed |= await arrange(connection, left) > 0
-        if retries:
-            again = [each for each in live if each.ref in retries]
-            await store.retry_runs(connection, again, list(retries.values()), now, [said[each.ref] for each in again])
-        if returned:
-            await store.free_runs(connection, [each for each in live if each.ref in returned])
-        self._freed |= bool(retries or returned)
-        return {each.ref for each in results} - held.keys(), [_outcome(each, held[each.ref]) for each in ending]
-
-    async def _condemn_or_fail(
-        self, connection: Connection, result: Result, error: Exception, now: datetime | None
-    ) -> set[AttemptRef]:
-        try:
-            if not isinstance(error, _UNREADABLE):
-                raise error
-            return await self._condemn(connection, result, error, now)
-        except HOPELESS as cause:
-            self._failed[result.ref] = cause
-            return set()
-
-    async def _condemn(
-        self, connection: Connection, result: Result, error: Exception, now: datetime | None
-    ) -> set[AttemptRef]:
-        """Ends a run whose result cannot be recorded: FAILED, saying so. Errors: what was wrong was not the result."""
-        run_id = result.ref.run_id
-        if isinstance(error, psycopg.errors.UniqueViolation) and await store.remove_recorded(connection, run_id):
-            _log.critical("a live run had a record already; the live one is removed", run_id=str(run_id))
-            self._freed = True
-            return {result.ref}
-        reason = RunError("BAD_RESULT", "the attempt's result could not be recorded", str(error).replace("\0", ""))
-        stand_in = replace(result, outcome="FAILED", error=reason, duration=None, items=None, metrics="", metadata="")
-        unmatched = await self._decide_and_write(connection, [stand_in], now, digests=[result.digest()])
-        _log.error("a result could not be recorded, its run has ended FAILED", run_id=str(run_id), error=str(error))
-        return unmatched
-
 
 def _weight_of_result(result: Result) -> int:
     detail = len(result.error.detail) if result.error else 0
     return _RESULT_WEIGHT + (len(result.metrics) + len(result.metadata) + detail) // 1024
-
-
-def _run_id(result: Result) -> int:
-    return result.ref.run_id.int
-
-
-def _outcome(result: Result, held: Held) -> str:
-    """How a result that ends its run ends it."""
-    return "COMPLETED" if result.outcome == "COMPLETED" else "CANCELLED" if held.cancel_requested else "FAILED"
-
-
-def _counted(result: Result, held: Held) -> Result:
-    """As what a result counts. An attempt that had started cannot be returned: its worker left it, and it is charged,
-    or a worker could have it for ever."""
-    if result.outcome != "RETURNED" or not held.started or held.cancel_requested:
-        return result
-    left = RunError(WORKER_LEFT, f"the worker gave back attempt {result.ref.attempt} after it had started")
-    return replace(result, outcome="FAILED", error=left, following=AT_ONCE)
-
-
-def _failed(result: Result, held: Held) -> bool:
-    """Whether it was a failure. After a cancel request, nothing that did not complete is one."""
-    return result.outcome not in ("COMPLETED", "RETURNED") and not held.cancel_requested
-
-
-def _after_failure(result: Result, held: Held) -> Retry | End:
-    code, asked = _error_of(result).code, result.following or AS_THE_POLICY_SAYS
-    return decide(held.retry, result.ref.run_id, result.ref.attempt, code, asked)
-
-
-def _explained(result: Result, following: Retry | End | None) -> Result:
-    """A result that ends its run, with why its other attempts are not used."""
-    if not isinstance(following, End) or not following.because:
-        return result
-    return replace(result, error=_error_of(result).adding(following.because))
-
-
-def _error_of(result: Result) -> RunError:
-    return result.error or store.UNNAMED[result.outcome]
-
-
-def _verdict(known: Known) -> Verdict:
-    if known.identical:
-        return Verdict.ACCEPTED
-    if known.state is not None:
-        return Verdict.RUN_CANCELLED if known.state == "CANCELLED" else Verdict.RUN_ENDED
-    return Verdict.STALE if known.run_exists else Verdict.UNKNOWN

@@ -34,10 +34,12 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Seats:
-    """Credit set aside for runs about to be made, route by route, the sessions in turn."""
+    """Credit set aside for runs about to be made, route by route, the sessions in turn. `asked_at`, by the monotonic
+    clock: before any of them was made."""
 
     _sessions: Sessions
     _drained: frozenset[str]
+    asked_at: float
     _lines: dict[str, list[ConnectedSession]] = field(default_factory=dict)
     _turns: dict[str, int] = field(default_factory=dict)
     _taken: dict[ConnectedSession, int] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Dispatcher:
 
     def __init__(self, sessions: Sessions, wakeups: Wakeups, clock: Callable[[], float] = time.monotonic) -> None:
         self._sessions = sessions
+        self._clock = clock
         self._alone = AloneRuns(sessions, clock)
         self._wakeups = wakeups
         self._drained: set[str] = set()
@@ -91,13 +94,13 @@ class Dispatcher:
 
     def seats(self) -> Seats:
         """Places for runs about to be made, in sessions whose routes have nothing waiting."""
-        return Seats(self._sessions, frozenset(self._drained))
+        return Seats(self._sessions, frozenset(self._drained), self._clock())
 
     def hand_over(self, seats: Seats, claims: dict[tuple[UUID, int], list[ClaimedRun]]) -> None:
         """Sends runs that were made in these seats, once that is committed."""
         seats.give_back(claims)
         for (session_id, claim_id), runs in claims.items():
-            seats.session(session_id).outbound.assign(claim_id, runs)
+            seats.session(session_id).outbound.assign(claim_id, runs, seats.asked_at)
 
     def has_work(self) -> bool:
         """Whether a session that takes more serves a route that is not known to be drained, or it is time to look after
@@ -126,11 +129,12 @@ class Dispatcher:
             if limit > 0 and (routes := self._in_turn(session.routes - self._drained)):
                 # Set aside while the claim is under way: a tick beside it seats runs from the same credit.
                 session.credit -= limit
+                asked_at = self._clock()
                 try:
                     claim = await store.claim(connection, session.session_id, routes, limit, now, stream=session.stream)
                 finally:
                     session.credit += limit
-                handed += self._hand_out(session, routes, claim)
+                handed += self._hand_out(session, routes, claim, asked_at)
         if handed:
             self._wakeups.wake(Topic.RUNS)
         return handed
@@ -142,7 +146,7 @@ class Dispatcher:
         first = self._turn % len(ordered) if ordered else 0
         return ordered[first:] + ordered[:first]
 
-    def _hand_out(self, session: ConnectedSession, routes: Sequence[str], claim: Claim | None) -> int:
+    def _hand_out(self, session: ConnectedSession, routes: Sequence[str], claim: Claim | None, asked_at: float) -> int:
         if claim is None:
             _log.info("a session has ended or gone elsewhere, it gets nothing more", session_id=str(session.session_id))
             session.credit = 0
@@ -152,5 +156,5 @@ class Dispatcher:
             self._drained.update(routes)
         if claim.runs:
             session.credit -= len(claim.runs)
-            session.outbound.assign(claim.claim_id, claim.runs)
+            session.outbound.assign(claim.claim_id, claim.runs, asked_at)
         return len(claim.runs)

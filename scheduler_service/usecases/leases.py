@@ -21,16 +21,17 @@ from uuid import UUID
 import structlog
 
 from scheduler_service.domain.access import ANY_SERVICE, Action, Principal, Resource, require
+from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.domain.errors import Conflict, Forbidden, Refusal, Replaced
 from scheduler_service.domain.repairs import Repair
-from scheduler_service.domain.returns import HeldRun, after_goodbye
-from scheduler_service.store import reap
 from scheduler_service.store import sessions as store
 from scheduler_service.store.database import Database
 from scheduler_service.store.errors import is_database_away
 from scheduler_service.usecases.clock_watch import ClockWatch
+from scheduler_service.usecases.leaving import end_session
 from scheduler_service.usecases.sessions import ConnectedSession, Outbound, Sessions
 from scheduler_service.usecases.taking_back import Listed, TakingBack
+from scheduler_service.usecases.unsent import Unsent
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 log = structlog.get_logger()
@@ -51,6 +52,9 @@ class WorkStream(Outbound, Protocol):
     """A worker's stream, as the leases see it. Never blocks."""
 
     def acknowledge_heartbeat(self, sequence: int) -> None: ...
+
+    def withdraw_late(self) -> Sequence[AttemptRef]:
+        """Runs that it was to send, and will not any more: see `Outbound.assign`. Each is answered once."""
 
     def end(self, refusal: Refusal) -> None: ...
 
@@ -93,6 +97,7 @@ class Leases:
         self._wakeups = wakeups
         self._replica = replica
         self._taking_back = TakingBack(sessions, replica, clock)
+        self._unsent = Unsent(sessions)
         self._lease = lease
         self._clock = clock
         self._leases: dict[ConnectedSession, _Lease] = {}
@@ -102,6 +107,15 @@ class Leases:
     def repairs(self) -> Counter[Repair]:
         """What it took back from workers that never got it."""
         return self._taking_back.repairs.counts
+
+    @property
+    def set_aside(self) -> int:
+        """How many runs it cannot take back, and goes on without."""
+        return self._taking_back.set_aside
+
+    async def forget_the_gone(self, connection: store.Connection) -> None:
+        """What is in no worker's hands any more is set aside no more."""
+        await self._taking_back.forget_the_gone(connection)
 
     async def open(
         self, principal: Principal, hello: Hello, stream: WorkStream, *, now: datetime | None = None
@@ -149,21 +163,13 @@ class Leases:
     async def leave(self, session: ConnectedSession, *, now: datetime | None = None) -> None:
         """The worker said Goodbye: its session ends, and what it still holds is free again."""
         self.close(session)
-        async with self._database.as_engine() as pooled:
-            connection = await store.driver_connection(pooled)
-            worker = await store.close_session(connection, session.session_id, session.stream)
-            if worker is None:
-                return
-            now = now or await store.database_now(connection)
-            held = await reap.held_by_ended(connection, {session.session_id: worker})
-            returns = [(run, after_goodbye(run, now)) for run in held]
-            await reap.carry_out(connection, returns, now)
-        self._tell(held)
+        await end_session(self._database, session.session_id, session.stream, self._tell_of_free_runs, now=now)
 
     def close(self, session: ConnectedSession) -> None:
         """A stream ended. That alone frees nothing."""
         self._sessions.disconnect(session)
-        self._leases.pop(session, None)
+        if (lease := self._leases.pop(session, None)) is not None:
+            self._unsent.add(session, lease.stream.withdraw_late())
         beat = self._beats.get(session.session_id)
         if beat is not None and beat.session is session:
             del self._beats[session.session_id]
@@ -175,14 +181,15 @@ class Leases:
                 self._end(session, _lost("its lease has ended"))
 
     async def step(self, connection: store.Connection, *, now: datetime | None = None) -> bool:
-        """Writes the heartbeats that have arrived, and takes back what their sessions do not know that they hold.
-        Streams that fell silent get no more runs after a third of a lease, and end after a whole one. Answers whether
-        there was anything that could be done."""
+        """Gives back what was not sent in time, writes the heartbeats that have arrived, and takes back what their
+        sessions do not know that they hold. Streams that fell silent get no more runs after a third of a lease, and end
+        after a whole one. Answers whether there was anything that could be done."""
         self._end_silent()
         self._note_quiet()
+        gave_back = await self._give_back(connection)
         beats, self._beats = self._beats, {}
         if not beats:
-            return False
+            return gave_back
         try:
             counted = await self._extend(connection, beats, now)
             await self._take_back(connection, counted, now)
@@ -190,7 +197,16 @@ class Leases:
             if is_database_away(error):
                 self._put_back(beats)
             raise
-        return any(self._beats.get(session_id) is not beat for session_id, beat in beats.items())
+        return gave_back or any(self._beats.get(session_id) is not beat for session_id, beat in beats.items())
+
+    async def _give_back(self, connection: store.Connection) -> bool:
+        """Before any list is looked at, which cannot name these either."""
+        for session, lease in self._leases.items():
+            self._unsent.add(session, lease.stream.withdraw_late())
+        gave_back = await self._unsent.step(connection)
+        if gave_back:
+            self._tell_of_free_runs()
+        return gave_back
 
     def _put_back(self, beats: dict[UUID, _Beat]) -> None:
         """They could not be written. What came after them counts instead."""
@@ -230,7 +246,8 @@ class Leases:
         elapsed = self._clock()
         if self.watch.trusts(now, elapsed):
             lists = [Listed(beat.session.session_id, elapsed - beat.arrived, beat.claims) for beat in beats]
-            self._tell(await self._taking_back.step(connection, lists, now))
+            if await self._taking_back.step(connection, lists, now):
+                self._tell_of_free_runs()
 
     def _end_silent(self) -> None:
         silent_since = self._clock() - self._lease
@@ -251,10 +268,9 @@ class Leases:
         if lease is not None:
             lease.stream.end(refusal)
 
-    def _tell(self, runs: Sequence[HeldRun]) -> None:
-        if runs:
-            self._wakeups.wake(Topic.PENDING)
-            self._wakeups.wake(Topic.RUNS)
+    def _tell_of_free_runs(self) -> None:
+        self._wakeups.wake(Topic.PENDING)
+        self._wakeups.wake(Topic.RUNS)
 
 
 def _require_routes(principal: Principal, routes: Iterable[str]) -> None:

@@ -11,41 +11,21 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-import psycopg
 import structlog
 
 from scheduler_service.domain.repairs import SHOWN, Repair, Repaired
 from scheduler_service.domain.returns import Charged, Ended, Freed, HeldRun, Return
 from scheduler_service.domain.run import RunState, run_name
 from scheduler_service.store import reap, stuck
+from scheduler_service.store.errors import IN_THE_WAY, OF_SOME_ROWS
 from scheduler_service.store.sessions import Connection
+from scheduler_service.usecases.deciding import decided
 from scheduler_service.usecases.missing_partitions import MissingPartitions
 from scheduler_service.usecases.repairs import Decided, Repairs, described
 from scheduler_service.usecases.set_aside import Key, SetAside
 
 log = structlog.get_logger()
 
-HOPELESS: tuple[type[Exception], ...] = (
-    psycopg.DataError,
-    psycopg.IntegrityError,
-    psycopg.errors.RaiseException,
-    psycopg.errors.DataCorrupted,
-    psycopg.errors.IndexCorrupted,
-    psycopg.errors.InternalError_,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-)
-"""What one row may be the cause of. Anything else (the database away, rights) is the whole step's."""
-IN_THE_WAY: tuple[type[Exception], ...] = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-)
-"""Somebody has locked what is needed. Nothing is wrong with it, and it can be had a little later."""
-OF_SOME_ROWS = (*HOPELESS, *IN_THE_WAY)
 TRIES = 3
 
 T = TypeVar("T")
@@ -150,18 +130,18 @@ class Mender:
     async def _mend_together(self, connection: Connection, batch: _Batch, run_ids: Sequence[UUID]) -> Reaped:
         async with connection.transaction():
             await stuck.be_patient_briefly(connection)
-            decided = await self._decide(connection, batch, run_ids)
-            reaped, repaired = await self.carry_out(connection, decided, batch.now, batch.look.kind)
+            returns = await self._decide(connection, batch, run_ids)
+            reaped, repaired = await self.carry_out(connection, returns, batch.now, batch.look.kind)
         self.runs_aside.forget(run_ids)
         self.repairs.tell(repaired)
-        self._stop([run for run, _ in decided])
+        self._stop([run for run, _ in returns])
         return reaped
 
     async def _decide(self, connection: Connection, batch: _Batch, run_ids: Sequence[UUID]) -> list[Decided]:
         runs = await stuck.lock(connection, batch.look.stuck, run_ids, batch.stuck_at, batch.workers)
         if batch.look.stuck is stuck.SESSION_GONE:
             runs = await stuck.without_session(connection, runs)
-        return [(run, batch.look.decide(run, batch.now)) for run in runs]
+        return await decided(runs, lambda run: batch.look.decide(run, batch.now))
 
     async def _mend_apart(
         self, connection: Connection, batch: _Batch, run_ids: Sequence[UUID], error: Exception
@@ -179,18 +159,18 @@ class Mender:
     async def carry_out(
         self,
         connection: Connection,
-        decided: Sequence[Decided],
+        returns: Sequence[Decided],
         now: datetime,
         kind: Callable[[HeldRun], Repair],
     ) -> tuple[Reaped, list[Repaired]]:
         """Carries out and records, within a transaction of the caller's, who passes what was done to
         `repairs.tell` once that is committed."""
-        if not decided:
+        if not returns:
             return Reaped(), []
-        there = await reap.carry_out(connection, decided, now)
-        repaired = described(decided, there, kind)
+        there = await reap.carry_out(connection, returns, now)
+        repaired = described(returns, there, kind)
         await self.repairs.record(connection, repaired)
-        return _counted([what for run, what in decided if run.run_id not in there], removed=len(there)), repaired
+        return _counted([what for run, what in returns if run.run_id not in there], removed=len(there)), repaired
 
     def _set_aside(self, aside: SetAside[Key], key: Key, name: str, error: Exception) -> Reaped:
         if isinstance(error, IN_THE_WAY) and aside.put_off(key, self._clock()):

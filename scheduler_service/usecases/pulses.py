@@ -80,6 +80,10 @@ class Pulses:
         either, or it does its work without that loop."""
         return self._first(self._dead())
 
+    def dead(self, name: str) -> str | None:
+        """What is wrong with this loop of this replica; None if it works."""
+        return self._first([state for state in self._dead() if state.name == name])
+
     def _dead(self) -> list[LoopState]:
         return [state for state in self._states() if not state.running or self._idle_here(state) > IDLE_SECONDS]
 

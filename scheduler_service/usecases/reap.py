@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -22,10 +23,12 @@ from scheduler_service.domain.repairs import SHOWN, Repair, Repaired
 from scheduler_service.domain.returns import HeldRun, Return, after_grace, after_loss, after_timeout
 from scheduler_service.domain.run import run_name
 from scheduler_service.store import reap, stuck, turns
+from scheduler_service.store.errors import IN_THE_WAY, OF_SOME_ROWS
 from scheduler_service.store.schedule_names import names_of
 from scheduler_service.store.sessions import Connection, database_now, end_expired_sessions
+from scheduler_service.usecases.deciding import decided
 from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.mending import IN_THE_WAY, OF_SOME_ROWS, TRIES, Look, Mender, Reaped, patiently
+from scheduler_service.usecases.mending import TRIES, Look, Mender, Reaped, patiently
 from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.set_aside import SetAside
 from scheduler_service.usecases.wakeups import Topic, Wakeups
@@ -39,6 +42,10 @@ TIMEOUT_MARGIN = timedelta(seconds=10)
 LOOK_THROUGH_SECONDS = 5.0
 """How often claimed runs are looked through for overdue ones, and for those whose session is gone."""
 LIMIT = 500
+"""Runs of one transaction."""
+SESSIONS = 100
+"""Sessions of one transaction. One with more runs than LIMIT ends too; what it held is taken back by later ones."""
+_REMEMBERED = 10_000
 
 
 def _grace_over(run: HeldRun, _now: datetime) -> Return:
@@ -73,9 +80,9 @@ class Reaper:
         self._clock = clock
         self._watch = leases.watch
         self._mender = Mender(replica, clock, self._stop)
-        self._look_through_at = float("-inf")
+        self._overdue_at = self._gone_at = float("-inf")
         # The sessions that were ended last, and their workers' names.
-        self._ended: Mapping[UUID, str] = {}
+        self._ended: dict[UUID, str] = {}
         self._looked_for_turns_until = 0
         self._looked_for_records_until = UUID(int=0)
         self._sessions_aside: SetAside[None] = SetAside()
@@ -87,8 +94,8 @@ class Reaper:
 
     @property
     def set_aside(self) -> int:
-        """How much it cannot mend, and goes on without."""
-        return self._mender.set_aside
+        """How much it cannot mend, or this replica's leases cannot take back, and goes on without."""
+        return self._mender.set_aside + self._leases.set_aside
 
     async def step(self, connection: Connection, *, now: datetime | None = None) -> Reaped:
         """Looks once for everything that is to be reaped, and does it. `now` steps the database's clock in tests."""
@@ -98,7 +105,8 @@ class Reaper:
         reaped = await self._reap_lost(connection, now)
         reaped += await self._mender.mend(connection, _GRACE_OVER, now, limit=LIMIT)
         reaped += await self._mender.mend(connection, _RUN_OVERDUE, now, limit=LIMIT)
-        reaped += await self._look_through(connection, now)
+        reaped += await self._end_overdue(connection, now)
+        reaped += await self._take_back_gone(connection, now)
         reaped += await self._remove_recorded(connection)
         reaped += await self._release_stranded(connection)
         self._mender.tell_hopeless()
@@ -126,32 +134,50 @@ class Reaper:
     async def _end_sessions(self, connection: Connection, now: datetime, *, with_runs: bool) -> Reaped:
         async with connection.transaction():
             await stuck.be_patient_briefly(connection)
-            workers = await end_expired_sessions(connection, now=now)
+            workers = await end_expired_sessions(connection, sessions=SESSIONS, runs=LIMIT, now=now)
             if not workers:
                 return Reaped()
             ended = _ended(workers)
             await self._mender.repairs.record(connection, [ended])
-            runs = await reap.held_by_ended(connection, workers, wait_for_locks=False) if with_runs else []
-            decided = [(run, after_loss(run, now)) for run in runs]
-            reaped, repaired = await self._mender.carry_out(connection, decided, now, lambda _: Repair.WORKER_LOST)
+            runs = await reap.held_by(connection, workers, limit=LIMIT, wait_for_locks=False) if with_runs else []
+            returns = await decided(runs, partial(after_loss, now=now))
+            reaped, repaired = await self._mender.carry_out(connection, returns, now, lambda _: Repair.WORKER_LOST)
         self._mender.repairs.tell([ended, *repaired])
         self._leases.lost(workers)
-        # Somebody may have locked a run of theirs just then.
-        self._look_through_at = float("-inf")
-        self._ended = workers
+        # There may be more of theirs, or somebody may have locked one just then.
+        self._gone_at = float("-inf")
+        self._remember(workers)
         return reaped + Reaped(sessions=len(workers))
 
-    async def _look_through(self, connection: Connection, now: datetime) -> Reaped:
-        """What needs a look at all claimed runs, or at all sessions that hold some."""
-        if self._clock() < self._look_through_at:
+    def _remember(self, workers: Mapping[UUID, str]) -> None:
+        self._ended |= workers
+        for session_id in list(self._ended)[:-_REMEMBERED]:
+            del self._ended[session_id]
+
+    async def _end_overdue(self, connection: Connection, now: datetime) -> Reaped:
+        """Needs a look at all claimed runs."""
+        if self._clock() < self._overdue_at:
             return Reaped()
         self._mender.left_some = False
         reaped = await self._mender.mend(connection, _OVERDUE, now, limit=LIMIT, stuck_at=now - TIMEOUT_MARGIN)
-        reaped += await self._mend_gone(connection, now)
-        await self._mender.forget_the_gone(connection)
-        if not reaped and not self._mender.left_some:
-            self._look_through_at = self._clock() + LOOK_THROUGH_SECONDS
+        self._overdue_at = self._look_again_at(reaped)
         return reaped
+
+    async def _take_back_gone(self, connection: Connection, now: datetime) -> Reaped:
+        """Needs a look at all sessions that hold some."""
+        if self._clock() < self._gone_at:
+            return Reaped()
+        self._mender.left_some = False
+        reaped = await self._mend_gone(connection, now)
+        await self._mender.forget_the_gone(connection)
+        await self._leases.forget_the_gone(connection)
+        self._gone_at = self._look_again_at(reaped)
+        return reaped
+
+    def _look_again_at(self, reaped: Reaped) -> float:
+        """At once where there may be more."""
+        more = bool(reaped) or self._mender.left_some
+        return float("-inf") if more else self._clock() + LOOK_THROUGH_SECONDS
 
     async def _mend_gone(self, connection: Connection, now: datetime) -> Reaped:
         gone = Look(stuck.SESSION_GONE, after_loss, self._kind_of_loss)

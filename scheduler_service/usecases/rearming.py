@@ -6,7 +6,8 @@ one changes nothing, but its ticks arm what they settle by the old rules until i
 everything computed again for two hours, which is longer than replicas of two releases are meant to run side by side.
 
 Batches are small transactions, and a schedule that somebody holds is come back to: nobody waits for this, and it waits
-for nobody. (Schedules that nobody ticks although nothing says why: usecases/unarmed.py.)
+for nobody. One that cannot be read or written stays as it is, and the others go on. (Schedules that nobody ticks
+although nothing says why: usecases/unarmed.py.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import psycopg
 import structlog
 from psycopg.rows import TupleRow
 
-from scheduler_service.domain.repairs import Repair, Repaired
+from scheduler_service.domain.repairs import SHOWN, Repair, Repaired
 from scheduler_service.domain.settling import Standing, next_start
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.domain.timing.release import is_newer_release
@@ -29,6 +30,7 @@ from scheduler_service.store import audit
 from scheduler_service.store import rearming as store
 from scheduler_service.store.rearming import BY_ZONE, SET_ASIDE, Rules
 from scheduler_service.store.schedule_names import names_of
+from scheduler_service.usecases.halving import apart
 
 BATCH = 200
 """Schedules of one transaction: some 30 ms of computing, with every timing new."""
@@ -44,7 +46,8 @@ Connection = psycopg.AsyncConnection[TupleRow]
 
 @dataclass
 class _Walk:
-    """A way through all schedules of a kind. `left`: those that somebody held."""
+    """A way through all schedules of a kind. `left`: those that somebody held. `passed_over`: those that cannot be
+    armed anew, of which the `refused` could be read."""
 
     kind: LiteralString
     reached: int = 0
@@ -54,6 +57,8 @@ class _Walk:
     changed: int = 0
     replica: str = "-"
     repairs: Counter[Repair] = field(default_factory=Counter)
+    passed_over: dict[int, Exception] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
 
     @property
     def is_over(self) -> bool:
@@ -64,22 +69,39 @@ class _Walk:
         batch = await self._next(connection)
         if not batch:
             return True
+        todo, reached = set(batch), self.seen + len(self.passed_over)
+        read: set[int] = set()
+
+        async def arm(schedule_ids: Sequence[int]) -> None:
+            await self._arm(connection, schedule_ids, read)
+            todo.difference_update(schedule_ids)
+
+        async def pass_over(schedule_id: int, error: Exception) -> None:
+            self.passed_over[schedule_id] = error
+            self.refused |= {schedule_id} & read
+            todo.discard(schedule_id)
+
         try:
-            async with connection.transaction():
-                locked = await store.lock_free(connection, self.kind, batch)
-                changed = _changed(locked)
-                if changed:
-                    await store.arm(connection, changed)
-                    await self._record(connection, changed)
+            await apart(batch, arm, pass_over)
         except BaseException:
-            self.left += batch
+            self.left += sorted(todo)
             raise
-        held = set(batch) - {each.schedule_id for each, _ in locked}
-        self.left += await store.still(connection, self.kind, held) if held else []
+        return self.seen + len(self.passed_over) > reached or not self.is_through
+
+    async def _arm(self, connection: Connection, batch: Sequence[int], read: set[int]) -> None:
+        async with connection.transaction():
+            locked = await store.lock_free(connection, self.kind, batch)
+            read |= {each.schedule_id for each, _ in locked}
+            changed = _changed(locked)
+            if changed:
+                await store.arm(connection, changed)
+                await self._record(connection, changed)
+            held = set(batch) - {each.schedule_id for each, _ in locked}
+            left = await store.still(connection, self.kind, held) if held else []
+        self.left += left
         self._count(len(locked), len(changed))
         if self.kind == SET_ASIDE:
             self.repairs[Repair.SCHEDULE_SET_ASIDE] += len(changed)
-        return bool(locked) or not self.is_through
 
     async def _record(self, connection: Connection, changed: Mapping[int, datetime | None]) -> None:
         """Times that follow a new tzdata release are no repair."""
@@ -163,11 +185,20 @@ class Rearming:
         return rules.age < _SIDE_BY_SIDE
 
     async def _end(self, connection: Connection, walk: _Walk) -> None:
+        if walk.passed_over:
+            _log.error(
+                "schedules cannot be armed anew and stay as they are; the others go on",
+                count=len(walk.passed_over),
+                schedule_ids=list(walk.passed_over)[:SHOWN],
+                error=str(next(iter(walk.passed_over.values()))),
+            )
         if walk.kind == SET_ASIDE:
             if walk.changed:
                 _log.info("schedules that were set aside are tried again", schedules=walk.changed)
             return
         _log.info("next times were computed again", tzdata=self._version, schedules=walk.seen, changed=walk.changed)
+        if walk.refused:
+            return  # whatever refuses them may pass: the next look computes all of them again
         if self._before is not None and is_newer_release(self._version, self._before):
             await store.put_rules_in_force(connection, self._version, self._before)
 

@@ -44,7 +44,7 @@ async def retry_run(
     same thing already and is live or completed.
 
     Errors: InvalidInput, NotFound, Forbidden, Conflict (RUN_LIVE, RUN_COMPLETED, JOB_ARCHIVED; or its schedule is
-    deleted, or its payload cleared), AlreadyExists (REQUEST_ID_REUSED).
+    deleted, or its payload cleared, as far as can be told), AlreadyExists (REQUEST_ID_REUSED).
     """
     require(principal, Action.RETRY)
     wrong = Violations()
@@ -66,6 +66,8 @@ async def _retry(tx: Transaction, run_id: UUID) -> Run:
     run = await _found(tx, run_id)
     _refuse_unless_unsuccessful(run)
     ended = await store.find_ended(tx, run_id)
+    if ended is None:
+        raise _not_there()
     await store.lock_retries(tx, ended)
     await _lock_job(tx, run)
     if ended.schedule_id is not None and not await store.lock_schedule(tx, ended.schedule_id):
@@ -86,8 +88,12 @@ async def _retry(tx: Transaction, run_id: UUID) -> Run:
 async def _found(tx: Transaction, run_id: UUID) -> Run:
     run = await get_run(tx, run_id)
     if run is None:
-        raise NotFound("there is no such run, or it is not yours to see")
+        raise _not_there()
     return run
+
+
+def _not_there() -> NotFound:
+    return NotFound("there is no such run, or it is not yours to see")
 
 
 async def _lock_job(tx: Transaction, run: Run) -> None:
@@ -116,7 +122,8 @@ def _refuse_unless_unsuccessful(run: Run) -> None:
 
 
 def _cleared(run: Run) -> Conflict:
-    return Conflict(
-        f"the payload of {run_name(run.run_id)} is not kept any more: its job keeps payloads for a while only; run the"
-        " job with JobService.TriggerJob, and give the payload there"
-    )
+    name = run_name(run.run_id)
+    why = f"the payload of {name} is not kept any more: its job keeps payloads for a while only"
+    if run.error is None:
+        why = f"{name} has neither a payload nor an error that would say whether its payload was cleared"
+    return Conflict(f"{why}; run the job with JobService.TriggerJob, and give the payload there")

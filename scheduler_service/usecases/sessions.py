@@ -14,13 +14,19 @@ from uuid import UUID
 
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
 
-__all__ = ["AttemptRef", "ClaimedRun", "ConnectedSession", "Outbound", "Sessions", "Verdict"]
+__all__ = ["SENT_WITHIN", "AttemptRef", "ClaimedRun", "ConnectedSession", "Outbound", "Sessions", "Verdict"]
+
+SENT_WITHIN = 3.0
+"""Seconds from before a claim was asked for until its runs are sent, or not at all. After 5 s (`taking_back`) a claim
+that its worker does not list is taken back, and may be another's: this leaves 2 s for the way."""
 
 
 class Outbound(Protocol):
     """What can be sent to a connected worker. Never blocks; on a stream that is gone it does nothing."""
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None: ...
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:
+        """`asked_at`: an instant of the monotonic clock before the database was asked for this claim. What has not gone
+        out SENT_WITHIN of it is not sent."""
 
     def acknowledge(self, verdicts: Iterable[tuple[AttemptRef, Verdict]]) -> None: ...
 
@@ -100,6 +106,11 @@ class Sessions:
         session.granted += credit
         if credit > 0:
             self.on_credit()
+
+    def not_sent(self, session: ConnectedSession, runs: int) -> None:
+        """So many runs were handed to it, and never sent: it can take them still."""
+        session.credit += runs
+        self.on_credit()
 
     def fall_behind(self, session: ConnectedSession, behind: bool) -> None:
         """What was sent to it has piled up, or has gone out."""

@@ -48,10 +48,10 @@ class SetAside(Generic[Key]):
         paused = [key for key, pause in self._pauses.items() if pause.until > at]
         return paused + [key for key, wait in self._waits.items() if wait.until > at]
 
-    def add(self, key: Key, at: float) -> bool:
-        """It failed (again). Answers whether that is news."""
+    def add(self, key: Key, at: float, *, longest: float = LONGEST_PAUSE) -> bool:
+        """It failed (again), and is tried again after `longest` seconds at the latest. Answers whether that is news."""
         before = self._pauses.get(key)
-        seconds = min(LONGEST_PAUSE, before.seconds * 2) if before else FIRST_PAUSE
+        seconds = min(longest, before.seconds * 2) if before else FIRST_PAUSE
         self._pauses[key] = _Pause(seconds, at + seconds)
         self._waits.pop(key, None)
         return before is None

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -21,8 +22,9 @@ from scheduler_service.domain.repairs import Repair
 from scheduler_service.domain.returns import HeldRun, after_never_arriving
 from scheduler_service.domain.run import run_name
 from scheduler_service.store import reap, stuck
+from scheduler_service.store.errors import IN_THE_WAY, OF_SOME_ROWS
 from scheduler_service.store.sessions import Connection
-from scheduler_service.usecases.mending import IN_THE_WAY, OF_SOME_ROWS
+from scheduler_service.usecases.deciding import decided
 from scheduler_service.usecases.repairs import Repairs, described
 from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.set_aside import SetAside
@@ -53,6 +55,16 @@ class TakingBack:
         self._sessions = sessions
         self._clock = clock
         self._aside: SetAside[UUID] = SetAside()
+
+    @property
+    def set_aside(self) -> int:
+        """How many runs could not be taken back when that was tried last."""
+        return len(self._aside)
+
+    async def forget_the_gone(self, connection: Connection) -> None:
+        """Runs that were set aside, and that have ended or were freed by whomsoever, are counted no more."""
+        if aside := self._aside.all():
+            self._aside.forget(set(aside) - await stuck.still_held(connection, aside))
 
     async def step(self, connection: Connection, lists: Sequence[Listed], now: datetime) -> list[HeldRun]:
         """Takes back what these sessions hold and did not list, and tells their workers to stop it. Answers what was
@@ -91,9 +103,9 @@ class TakingBack:
         async with connection.transaction():
             await stuck.be_patient_briefly(connection)
             runs = await reap.lock_held(connection, run_ids, unknown)
-            decided = [(run, after_never_arriving(run, now)) for run in runs]
-            there = await reap.carry_out(connection, decided, now)
-            repaired = described(decided, there, lambda _: Repair.NEVER_ARRIVED)
+            returns = await decided(runs, partial(after_never_arriving, now=now))
+            there = await reap.carry_out(connection, returns, now)
+            repaired = described(returns, there, lambda _: Repair.NEVER_ARRIVED)
             await self.repairs.record(connection, repaired)
         self._aside.forget(run_ids)
         self.repairs.tell(repaired)

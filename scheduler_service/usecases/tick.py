@@ -7,7 +7,7 @@ then stands are written in the transaction that locked it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -22,7 +22,9 @@ from scheduler_service.domain import settling
 from scheduler_service.domain.settling import Decision, Standing
 from scheduler_service.store import due as store
 from scheduler_service.store.due import DueSchedule, seconds_to_next
+from scheduler_service.store.errors import HOPELESS
 from scheduler_service.store.settle import Made, Settled, settle
+from scheduler_service.usecases.halving import apart
 
 __all__ = ["NOTHING", "NobodySeated", "Seating", "Ticked", "seconds_to_next", "settle_now", "tick"]
 
@@ -32,7 +34,6 @@ MOST_RUNS = 2_000
 
 # In seconds. After an outage, what is decided is new to every cache; streams and other loops must not wait for it.
 _LONGEST_BREATH = 0.002
-_UNREADABLE = (psycopg.DataError, psycopg.IntegrityError)
 _log = structlog.get_logger()
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -83,12 +84,11 @@ async def tick(
     """
     try:
         async with connection.transaction():
-            return await _tick(connection, seating, _Take(now, limit, only_recent), _settle_all)
-    except _UNREADABLE as error:
-        _log.warning("a batch of due schedules could not be written; looking for the one", error=str(error))
+            return await _tick(connection, seating, _Take(now, limit, only_recent))
+    except HOPELESS as error:
+        _log.warning("a batch of due schedules could not be settled; looking for the one", error=str(error))
     async with connection.transaction():
-        # Pending, all of them: the failed batch has taken the credit.
-        return await _tick(connection, NobodySeated(), _Take(now, limit, only_recent), _settle_apart)
+        return await _tick_apart(connection, _Take(now, limit, only_recent))
 
 
 async def settle_now(connection: Connection, schedule_ids: Sequence[int], now: datetime) -> int:
@@ -113,9 +113,6 @@ def _owes_more(decision: Decision, now: datetime) -> bool:
     return decision.next_run_at is not None and decision.next_run_at <= now
 
 
-Write = Callable[[Connection, Sequence[Settled], datetime], Awaitable[Made]]
-
-
 @dataclass(frozen=True, slots=True)
 class _Take:
     """Which due schedules a tick is about."""
@@ -125,7 +122,7 @@ class _Take:
     only_recent: bool
 
 
-async def _tick(connection: Connection, seating: Seating, take: _Take, write: Write) -> Ticked:
+async def _tick(connection: Connection, seating: Seating, take: _Take) -> Ticked:
     taken = await store.take_due(connection, take.now, take.limit, take.only_recent)
     if taken is None:
         return NOTHING
@@ -133,7 +130,7 @@ async def _tick(connection: Connection, seating: Seating, take: _Take, write: Wr
     settled = await _decided(connection, due, instant, settling.decide, most=MOST_RUNS)
     for each in settled:
         each.seats = tuple([seating.seat(each.schedule.route) for _ in each.decision.runs])
-    made = await write(connection, settled, instant)
+    made = await settle(connection, settled, instant)
     # What most kept back is due still, and so is what owes more than one settlement makes.
     full = (
         len(due) == take.limit or len(settled) < len(due) or any(_owes_more(each.decision, instant) for each in settled)
@@ -178,22 +175,64 @@ def oldest_partition(now: datetime) -> datetime:
     return month.replace(year=month.year - 1, month=12) if month.month == 1 else month.replace(month=month.month - 1)
 
 
-async def _settle_all(connection: Connection, settled: Sequence[Settled], now: datetime) -> Made:
-    return await settle(connection, settled, now)
+class _Apart:
+    """A batch that cannot be settled together, settled part by part. All its runs are pending: the batch that failed
+    has taken the credit."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self.made = Made()
+        self.schedules = 0
+        self.left_some = False
+        self._connection = connection
+        self._now = now
+        self._jobs: dict[int, tuple[str, str]] = {}
+        self._unwritable: dict[int, Exception] = {}
+
+    async def settle(self, schedule_ids: Sequence[int]) -> None:
+        most = MOST_RUNS - self.made.live - self.made.skipped
+        if most <= 0:
+            self.left_some = True
+            return
+        async with self._connection.transaction():
+            due = await store.lock_armed(self._connection, schedule_ids, self._now)
+            self._jobs |= {each.standing.schedule_id: (each.service, each.job) for each in due}
+            settled = await _decided(self._connection, due, self._now, settling.decide, most=most)
+            made = await settle(self._connection, settled, self._now)
+        self.made += made
+        self.schedules += len(due)
+        self.left_some |= len(settled) < len(due) or any(_owes_more(each.decision, self._now) for each in settled)
+
+    async def offends(self, schedule_id: int, error: Exception) -> None:
+        """It cannot be settled even alone."""
+        if schedule_id in self._jobs:
+            self._unwritable[schedule_id] = error
+        else:
+            await self._set_aside(schedule_id, error)
+
+    async def end(self) -> None:
+        """Sets aside what could be read, but not written. Where that is all, of several jobs, it is no fault of theirs:
+        then the tick has failed, and is tried again."""
+        if not self.schedules and len({self._jobs[each] for each in self._unwritable}) > 1:
+            raise next(iter(self._unwritable.values()))
+        for schedule_id, error in self._unwritable.items():
+            await self._set_aside(schedule_id, error)
+
+    async def _set_aside(self, schedule_id: int, error: Exception) -> None:
+        try:
+            async with self._connection.transaction():
+                await _set_aside(self._connection, {schedule_id: str(error) or type(error).__name__})
+        except HOPELESS as another:
+            _log.error("a schedule cannot even be set aside", schedule_id=schedule_id, error=str(another))
+        else:
+            self.schedules += 1
 
 
-async def _settle_apart(connection: Connection, settled: Sequence[Settled], now: datetime) -> Made:
-    """Halves a batch that cannot be written until the offender is alone, and sets that one aside."""
-    if not settled:
-        return Made()
-    try:
-        async with connection.transaction():
-            return await settle(connection, settled, now)
-    except _UNREADABLE as error:
-        if len(settled) == 1:
-            await _set_aside(connection, {settled[0].schedule.standing.schedule_id: str(error)})
-            return Made()
-    middle = len(settled) // 2
-    first = await _settle_apart(connection, settled[:middle], now)
-    second = await _settle_apart(connection, settled[middle:], now)
-    return first + second
+async def _tick_apart(connection: Connection, take: _Take) -> Ticked:
+    taken = await store.take_due_ids(connection, take.now, take.limit, take.only_recent)
+    if taken is None:
+        return NOTHING
+    instant, due = taken
+    parts = _Apart(connection, instant)
+    await apart(due, parts.settle, parts.offends)
+    await parts.end()
+    return Ticked(parts.schedules, parts.made, full=len(due) == take.limit or parts.left_some)

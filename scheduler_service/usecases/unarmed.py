@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -17,8 +18,10 @@ from scheduler_service.domain.settling import Standing, next_start
 from scheduler_service.store import audit
 from scheduler_service.store import rearming as store
 from scheduler_service.store.due import set_aside
+from scheduler_service.store.errors import HOPELESS
 from scheduler_service.store.rearming import UNARMED, Connection
 from scheduler_service.store.schedule_names import names_of
+from scheduler_service.usecases.halving import apart
 
 ROWS = 2_000
 """Schedules of one look: some 2 ms."""
@@ -42,27 +45,45 @@ class Unarmed:
             return False
         found, self._reached = await store.unarmed_among(connection, self._reached, ROWS)
         self._look_at = now + _EACH
-        mended = 0
+        before = self.repairs.total()
         for first in range(0, len(found), _BATCH):
-            mended += await self._mend(connection, found[first : first + _BATCH])
-        return mended > 0
+            await apart(
+                found[first : first + _BATCH], partial(self._mend, connection), partial(self._mend_hopeless, connection)
+            )
+        return self.repairs.total() > before
 
     def next_at(self) -> float:
         return self._look_at
 
-    async def _mend(self, connection: Connection, schedule_ids: Sequence[int]) -> int:
+    async def _mend(self, connection: Connection, schedule_ids: Sequence[int]) -> None:
         """Those that somebody holds are found again at the next way through."""
         async with connection.transaction():
             locked = await store.lock_free(connection, UNARMED, schedule_ids)
             starts, reasons = _decided([standing for standing, _ in locked])
             if not starts and not reasons:
-                return 0
+                return
             await store.arm(connection, starts)
             await set_aside(connection, reasons)
             repaired = await self._record(connection, [*starts, *reasons], set_aside=len(reasons))
+        self._tell(repaired)
+
+    async def _mend_hopeless(self, connection: Connection, schedule_id: int, error: Exception) -> None:
+        """One that cannot even be read is set aside, if it can be; else it is found again at the next way through."""
+        reason = str(error) or type(error).__name__
+        try:
+            async with connection.transaction():
+                if not await store.lock_ids_free(connection, UNARMED, [schedule_id]):
+                    return
+                await set_aside(connection, {schedule_id: reason})
+                repaired = await self._record(connection, [schedule_id], set_aside=1)
+        except HOPELESS as another:
+            _log.error("a schedule cannot even be set aside", schedule_id=schedule_id, error=str(another))
+        else:
+            self._tell(repaired)
+
+    def _tell(self, repaired: Repaired) -> None:
         self.repairs[repaired.kind] += repaired.count
         _log.warning("repaired", kind=repaired.kind.value, count=repaired.count, names=repaired.shown)
-        return repaired.count
 
     async def _record(self, connection: Connection, schedule_ids: Sequence[int], *, set_aside: int) -> Repaired:
         named = await names_of(connection, schedule_ids)

@@ -46,7 +46,7 @@ async def run_blocks(blocks: Sequence[Block], folder: Path, environment: Mapping
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, errors = await asyncio.wait_for(process.communicate(), 2 * PATIENCE)
+        out, errors = await asyncio.wait_for(process.communicate(), 5 * PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()

@@ -24,9 +24,11 @@ from local_stack.secrets import Secrets, kept_secrets
 from local_stack.stack import LOOPBACK, THIS_MACHINE
 from tests import canary
 from tests.conftest import DatabaseUrls
+from tests.ports import lasting_port
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 60.0
+"""Seconds after which a test takes for certain that what it waits for never comes, also beside other work."""
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ class Cluster:
     def place_scheduler(self, name: str) -> Scheduler:
         """Where the scheduler of this name is, or will be once it is started."""
         if name not in self.schedulers:
-            self.schedulers[name] = Scheduler(name, free_port(), free_port())
+            self.schedulers[name] = Scheduler(name, lasting_port(), lasting_port())
         return self.schedulers[name]
 
     async def start_scheduler(
@@ -146,7 +148,9 @@ class Cluster:
             return status == 200
 
         argv = [sys.executable, "-m", module]
-        await self.processes.start(name, argv, environment, cwd=self._tree(name), ready=is_ready if port else None)
+        await self.processes.start(
+            name, argv, environment, cwd=self._tree(name), ready=is_ready if port else None, timeout=PATIENCE
+        )
 
     def _tree(self, name: str) -> Path:
         return self.trees.get(name, ROOT)

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from carillon import Client, Jobs
 from carillon.v1 import run_pb2
 
 from local_stack.ports import LOCALHOST
+from local_stack.postgres import EmbeddedPostgres
+from tests.conftest import fresh_database
 from tests.e2e.cluster import PATIENCE, Cluster
 
 SERVICE = "email-service"
@@ -60,6 +63,21 @@ class Service:
         call = Call(dict(request.headers), await request.json())
         self.calls.put_nowait(call)
         return await self.answer(call)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_cluster(
+    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Cluster]:
+    """A scheduler and a worker service for those tests of a file that stop neither and leave no run live.
+
+    Its processes belong to another event loop than a test's: a test may call them, and not end them.
+    """
+    with fresh_database(postgres) as urls:
+        async with Cluster(tmp_path_factory.mktemp("shared"), urls, drain_seconds=6) as cluster:
+            await cluster.start_scheduler()
+            await cluster.start_worker_service()
+            yield cluster
 
 
 @pytest.fixture

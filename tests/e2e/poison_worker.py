@@ -1,9 +1,9 @@
 """A service whose handlers do what kills or stops a worker. A run's payload says what it does: `does`, one of those
 below.
 
-POISON_FILE names a file: a line `run attempt does` for each attempt, synced before anything happens, and a line
-`run attempt done` when it has done that. POISON_CONCURRENCY: how many runs at once. POISON_WORKS: for how many seconds
-"work" does, if not 0.3.
+POISON_FILE names a file for people who look into a failure: a line `run attempt does` for each attempt, synced before
+anything happens, and a line `run attempt done` when it has done that. POISON_CONCURRENCY: how many runs at once.
+POISON_GATE: "work" does not end before this file is there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ctypes
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from carillon import Completed, Jobs, Run, Worker
@@ -21,11 +22,14 @@ SERVICE = "kpi-service"
 JOB = f"{SERVICE}/poisonous"
 PLAIN = f"{SERVICE}/plain"
 TYPED = f"{SERVICE}/typed"
-WORK_SECONDS = float(os.environ.get("POISON_WORKS", "0.3"))
+WORK_SECONDS = 0.3
+GATE = os.environ.get("POISON_GATE", "")
 
 
 async def _work() -> None:
     await asyncio.sleep(WORK_SECONDS)
+    while GATE and not Path(GATE).exists():  # noqa: ASYNC110, ASYNC240 - nothing of this process opens it
+        await asyncio.sleep(0.02)
 
 
 async def _exit() -> None:

@@ -74,7 +74,7 @@ async def test_a_job_can_be_registered_triggered_and_its_run_read(cluster: Clust
     triggered = await call(cluster, "JobService/TriggerJob", admin, name=JOB, payload={"batchSize": 5})
     (made,) = triggered["runs"]
     run = (await call(cluster, "RunService/GetRun", admin, name=made["name"]))["run"]
-    assert run["state"] == "RUN_STATE_PENDING"
+    assert (run["state"], run["pendingReason"]) == ("RUN_STATE_PENDING", "PENDING_REASON_NO_WORKER")
     assert run["payload"] == {"batchSize": 5}
     assert run["triggeredBy"] == "admin:local-admin"
 

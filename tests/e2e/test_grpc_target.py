@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +14,6 @@ from carillon import Client, Failed, Jobs, Run, grpc_handlers
 from carillon.v1 import run_pb2
 
 from local_stack.ports import LOCALHOST, free_port
-from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import PATIENCE, Cluster, eventually
 from tests.e2e.conftest import SERVICE, ended
 
@@ -62,22 +60,14 @@ class GrpcService:
 
 
 @pytest.fixture
-async def cluster(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with Cluster(tmp_path, database_urls, drain_seconds=6) as cluster:
-        await cluster.start_scheduler()
-        await cluster.start_worker_service()
-        yield cluster
-
-
-@pytest.fixture
-async def client(cluster: Cluster) -> AsyncIterator[Client]:
-    async with cluster.client() as client:
+async def client(shared_cluster: Cluster) -> AsyncIterator[Client]:
+    async with shared_cluster.client() as client:
         yield client
 
 
 @pytest.fixture
-async def service(cluster: Cluster) -> AsyncIterator[GrpcService]:
-    service = GrpcService(cluster)
+async def service(shared_cluster: Cluster) -> AsyncIterator[GrpcService]:
+    service = GrpcService(shared_cluster)
     yield service
     await service.stop()
 

@@ -34,6 +34,12 @@ async def client(cluster: Cluster) -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.fixture
+async def shared_client(shared_cluster: Cluster) -> AsyncIterator[Client]:
+    async with shared_cluster.client() as client:
+        yield client
+
+
 async def declare(service: Service, cluster: Cluster, **options: object) -> None:
     jobs = service.jobs(cluster)
     jobs.endpoint("weekly-digest", "/api/jobs/weekly-digest", **options)  # type: ignore[arg-type]  # as Jobs checks
@@ -66,21 +72,21 @@ async def test_a_scheduled_job_reaches_its_service_and_is_recorded(
 
 
 async def test_a_failing_endpoint_is_tried_again_and_its_attempts_are_listed(
-    cluster: Cluster, client: Client, service: Service
+    shared_cluster: Cluster, shared_client: Client, service: Service
 ) -> None:
     async def answer(call: Call) -> web.Response:
         return web.Response(status=503, text="not yet") if call.attempt < 3 else web.Response()
 
     service.answer = answer
-    await declare(service, cluster, retry_delay=1)
-    (made,) = await client.trigger_job(JOB)
-    run = await ended(client, made.name)
+    await declare(service, shared_cluster, retry_delay=1)
+    (made,) = await shared_client.trigger_job(JOB)
+    run = await ended(shared_client, made.name)
     assert (run.state, run.attempt, run.max_attempts) == (run_pb2.RUN_STATE_COMPLETED, 3, 3)
     calls = [await service.next_call() for _ in range(3)]
     assert [call.attempt for call in calls] == [1, 2, 3]
     assert {f"runs/{call.run}" for call in calls} == {made.name}
 
-    attempts = await client.list_attempts(made.name)
+    attempts = await shared_client.list_attempts(made.name)
     failed, completed = run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_COMPLETED
     assert [(each.attempt, each.state) for each in attempts] == [(1, failed), (2, failed), (3, completed)]
     assert (attempts[0].error.code, attempts[0].error.detail) == ("HTTP_503", "not yet")
@@ -89,17 +95,17 @@ async def test_a_failing_endpoint_is_tried_again_and_its_attempts_are_listed(
 
 
 async def test_an_endpoint_says_when_it_is_to_be_tried_again(
-    cluster: Cluster, client: Client, service: Service
+    shared_cluster: Cluster, shared_client: Client, service: Service
 ) -> None:
     async def answer(call: Call) -> web.Response:
         return web.Response(status=429, headers={"Retry-After": "1"}) if call.attempt == 1 else web.Response()
 
     service.answer = answer
-    await declare(service, cluster, retry_delay=3_600)
-    (made,) = await client.trigger_job(JOB)
-    run = await ended(client, made.name)
+    await declare(service, shared_cluster, retry_delay=3_600)
+    (made,) = await shared_client.trigger_job(JOB)
+    run = await ended(shared_client, made.name)
     assert (run.state, run.attempt) == (run_pb2.RUN_STATE_COMPLETED, 2)
-    first, second = await client.list_attempts(made.name)
+    first, second = await shared_client.list_attempts(made.name)
     assert first.error.code == "HTTP_429"
     assert second.start_time.ToNanoseconds() - first.finish_time.ToNanoseconds() >= 1e9
 
@@ -108,19 +114,21 @@ async def test_an_endpoint_says_when_it_is_to_be_tried_again(
     ("status", "headers", "code"), [(422, {"Carillon-Retry": "false"}, "HTTP_422"), (404, {}, "HTTP_404")]
 )
 async def test_a_failure_that_no_retry_can_mend_ends_the_run(
-    cluster: Cluster, client: Client, service: Service, status: int, headers: dict[str, str], code: str
+    shared_cluster: Cluster, shared_client: Client, service: Service, status: int, headers: dict[str, str], code: str
 ) -> None:
     async def answer(_call: Call) -> web.Response:
         return web.Response(status=status, headers=headers)
 
     service.answer = answer
-    await declare(service, cluster, retry_delay=0, retries=5, never_retry=["HTTP_40*"])
-    (made,) = await client.trigger_job(JOB)
-    run = await ended(client, made.name)
+    await declare(service, shared_cluster, retry_delay=0, retries=5, never_retry=["HTTP_40*"])
+    (made,) = await shared_client.trigger_job(JOB)
+    run = await ended(shared_client, made.name)
     assert (run.state, run.attempt, run.error.code) == (run_pb2.RUN_STATE_FAILED, 1, code)
 
 
-async def test_a_run_that_is_cancelled_stops_at_its_service(cluster: Cluster, client: Client, service: Service) -> None:
+async def test_a_run_that_is_cancelled_stops_at_its_service(
+    shared_cluster: Cluster, shared_client: Client, service: Service
+) -> None:
     hung_up = asyncio.Event()
 
     async def answer(_call: Call) -> web.Response:
@@ -131,26 +139,26 @@ async def test_a_run_that_is_cancelled_stops_at_its_service(cluster: Cluster, cl
         return web.Response()
 
     service.answer = answer
-    await declare(service, cluster)
-    (made,) = await client.trigger_job(JOB)
+    await declare(service, shared_cluster)
+    (made,) = await shared_client.trigger_job(JOB)
     await service.next_call()
-    await client.cancel_run(made.name, reason="sent to the wrong list")
-    run = await ended(client, made.name)
+    await shared_client.cancel_run(made.name, reason="sent to the wrong list")
+    run = await ended(shared_client, made.name)
     assert run.state == run_pb2.RUN_STATE_CANCELLED
     assert (run.error.code, run.error.message) == ("CANCELLED", "sent to the wrong list")
     await asyncio.wait_for(hung_up.wait(), 30)
 
 
 async def test_a_run_key_makes_one_run_and_a_repeat_names_it(
-    cluster: Cluster, client: Client, service: Service
+    shared_cluster: Cluster, shared_client: Client, service: Service
 ) -> None:
-    await declare(service, cluster)
-    (made,) = await client.trigger_job(JOB, {"week": 31}, run_key="week-31")
+    await declare(service, shared_cluster)
+    (made,) = await shared_client.trigger_job(JOB, {"week": 31}, run_key="week-31")
     with pytest.raises(AlreadyExists) as repeated:
-        await client.trigger_job(JOB, {"week": 31}, run_key="week-31")
+        await shared_client.trigger_job(JOB, {"week": 31}, run_key="week-31")
     assert f"runs/{repeated.value.metadata['run'].removeprefix('runs/')}" == made.name
     assert (await service.next_call()).body["payload"] == {"week": 31}
-    await ended(client, made.name)
+    await ended(shared_client, made.name)
     assert service.calls.empty()
 
 

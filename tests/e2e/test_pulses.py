@@ -15,7 +15,7 @@ from tests.e2e.cluster import Cluster, Scheduler, eventually, fetch
 
 LOOPS = {
     *("ticker", "second ticker", "completer", "teller", "listener", "housekeeper"),
-    *("leases", "reports", "service tokens", "reaper", "sealer"),
+    *("leases", "reports", "service tokens", "reaper", "sealer", "readiness"),
 }
 _IDLE = re.compile(r'^carillon_loop_idle_everywhere_seconds\{loop="([^"]+)"\} (\S+)$', re.MULTILINE)
 

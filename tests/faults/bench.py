@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
-from tests.faults.case import Allowances, Case, is_owed
-from tests.faults.evidence import Effect, Evidence, Record
+from tests.faults.case import Allowances, Case, Kind, is_owed
+from tests.faults.evidence import Effect, Evidence, Fault, Record
 from tests.faults.outcomes import result_of
 
 Thing = TypeVar("Thing")
+Apply = TypeVar("Apply", bound="Callable[[Bench], Evidence]")
 SECOND = timedelta(seconds=1)
+
+
+class Mutations(dict[str, tuple[Kind, Callable[["Bench"], Evidence]]]):
+    """What can be wrong with a history, by name: what the checker must call it, and how it is done."""
+
+    def of(self, kind: Kind) -> Callable[[Apply], Apply]:
+        """Makes a function one of them, under its name."""
+
+        def register(apply: Apply) -> Apply:
+            self[apply.__name__.removeprefix("_")] = kind, apply
+            return apply
+
+        return register
 
 
 @dataclass
@@ -51,18 +65,24 @@ class Bench:
 
     def at_peace(self) -> tuple[Record, Effect]:
         """A completed run with one effect, and no fault near it or in what follows."""
-        found = []
+        return self.one([(run, effect) for run, effect in self._done_at_once() if not self._is_near_a_fault(run)])
+
+    def beside(self, is_one: Callable[[Fault, Effect], bool]) -> tuple[Record, Effect]:
+        """A completed run with one effect that no fault touched, though such a one was near."""
+        faults = self.good.faults
+        return self.one(
+            [(run, done) for run, done in self._done_at_once() if any(is_one(each, done) for each in faults)]
+        )
+
+    def _done_at_once(self) -> Iterator[tuple[Record, Effect]]:
+        """Completed runs with one effect that no fault touched."""
         for run in self.done():
             first, *more = self.case.effects[run.run_id]
-            calm = not self.case.broken.overlap(run.created_at, run.finished_at + 6 * SECOND)
-            if (
-                not more
-                and run.attempt == 1
-                and calm
-                and not self.case.touched(replace(first, ended=first.began + 6 * SECOND))
-            ):
-                found.append((run, first))
-        return self.one(found)
+            if not more and run.attempt == 1 and not self.case.touched(replace(first, ended=first.began + 6 * SECOND)):
+                yield run, first
+
+    def _is_near_a_fault(self, run: Record) -> bool:
+        return self.case.broken.overlap(run.created_at, run.finished_at + 6 * SECOND)
 
     def retried(self) -> tuple[Record, Effect]:
         """A run, and an effect of it that said that it failed and was followed by another, with no fault near."""
@@ -97,3 +117,9 @@ class Bench:
 
 def replaced(things: Sequence[Thing], old: Thing, new: Thing) -> list[Thing]:
     return [new if each is old else each for each in things]
+
+
+def later(effect: Effect, attempt: int) -> Effect:
+    """Another one of its run, after it has ended."""
+    assert effect.ended is not None
+    return replace(effect, attempt=attempt, began=effect.ended + SECOND, ended=effect.ended + 2 * SECOND, pid=1)

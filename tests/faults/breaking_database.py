@@ -1,20 +1,30 @@
-"""PostgreSQL: backends ended or frozen, the server stopped and restarted, locks that stay, connections used up."""
+"""PostgreSQL: backends ended or frozen, the server stopped and restarted, sessions gone, connections used up."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from random import Random
-from typing import Any
 
 import psycopg
 
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE
 from tests.faults.breaking import Break
-from tests.faults.site import POSTGRES, Site
+from tests.faults.breaking_transactions import answers, schedulers_ready
+from tests.faults.names import POSTGRES
+from tests.faults.site import Site
+
+BACKEND_KILLED = "database backend killed"
+_BACKENDS_KILLED = "database backends killed, several"
+_LISTENER_KILLED = "LISTEN backend killed"
+_STOPPED = "database stopped at once"
+_RESTARTED = "database restarted"
+_BACKEND_FROZEN = "database backend frozen"
+_PRUNED = "session rows pruned"
+_USED_UP = "connections used up"
 
 _OURS = "select pid from pg_stat_activity where usename = any(%(roles)s)"
 _IN_A_TRANSACTION = _OURS + " and state <> 'idle' and pid <> pg_backend_pid()"
@@ -24,20 +34,20 @@ _STOPPED_WITHIN = 30.0
 
 
 async def backend_killed(site: Site, random: Random, _target: str) -> None:
-    await _end_backends(site, random, "database backend killed", _OURS, 1)
+    await _end_backends(site, random, BACKEND_KILLED, _OURS, 1)
 
 
 async def backends_killed(site: Site, random: Random, _target: str) -> None:
-    await _end_backends(site, random, "database backends killed, several", _OURS, 6)
+    await _end_backends(site, random, _BACKENDS_KILLED, _OURS, 6)
 
 
 async def listener_killed(site: Site, random: Random, _target: str) -> None:
-    await _end_backends(site, random, "LISTEN backend killed", _LISTENING, 3)
+    await _end_backends(site, random, _LISTENER_KILLED, _LISTENING, 3)
 
 
 async def stopped_at_once(site: Site, random: Random, _target: str) -> None:
     """SIGQUIT: no checkpoint, and recovery at the start."""
-    with site.journal.fault("database stopped at once", POSTGRES, kill=True):
+    with site.journal.fault(_STOPPED, POSTGRES, kill=True):
         pid = site.server.pid
         assert pid is not None
         os.kill(pid, signal.SIGQUIT)
@@ -46,21 +56,21 @@ async def stopped_at_once(site: Site, random: Random, _target: str) -> None:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(random.uniform(0, 4))
         await asyncio.to_thread(site.server.start)
-        await _schedulers_ready(site)
+        await schedulers_ready(site)
 
 
 async def restarted(site: Site, random: Random, _target: str) -> None:
     """A fast shutdown: connections are cut, transactions rolled back."""
-    with site.journal.fault("database restarted", POSTGRES, kill=True):
+    with site.journal.fault(_RESTARTED, POSTGRES, kill=True):
         await asyncio.to_thread(site.server.stop)
         await asyncio.sleep(random.uniform(0, 2))
         await asyncio.to_thread(site.server.start)
-        await _schedulers_ready(site)
+        await schedulers_ready(site)
 
 
 async def backend_frozen(site: Site, random: Random, _target: str) -> None:
     """In the middle of a statement or transaction, where one is there: its locks stay."""
-    with site.journal.fault("database backend frozen", POSTGRES):
+    with site.journal.fault(_BACKEND_FROZEN, POSTGRES):
         pid = await asyncio.to_thread(_find_busy, site.urls.admin)
         if pid is None:
             return
@@ -71,94 +81,56 @@ async def backend_frozen(site: Site, random: Random, _target: str) -> None:
         finally:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        await _answers(site)
-
-
-async def table_locked(site: Site, random: Random, _target: str) -> None:
-    await _stalled(site, random, "live runs locked", "lock table carillon.live_runs in access exclusive mode")
-
-
-async def schedules_locked(site: Site, random: Random, _target: str) -> None:
-    await _stalled(site, random, "schedules locked", "select from carillon.schedules order by schedule_id for update")
-
-
-async def session_rows_locked(site: Site, random: Random, _target: str) -> None:
-    await _stalled(site, random, "sessions locked", "select from carillon.sessions order by session_id for update")
+        await answers(site)
 
 
 async def sessions_pruned(site: Site, random: Random, _target: str) -> None:
     """A hand in the database removes the rows before anybody freed what they held."""
-    with site.journal.fault("session rows pruned", POSTGRES):
+    with site.journal.fault(_PRUNED, POSTGRES):
         await site.as_admin(lambda admin: admin.execute("delete from carillon.sessions"))
-        await _answers(site)
+        await answers(site)
 
 
 async def connections_used_up(site: Site, random: Random, _target: str) -> None:
     """And some of ours lost, which cannot come back before there is room."""
-    with site.journal.fault("connections used up", POSTGRES):
+    with site.journal.fault(_USED_UP, POSTGRES):
         taken = await asyncio.to_thread(_take_all, site.urls.api)
         try:
-            pids = random.sample(await _backends(site, _OURS), 3)
+            pids = _some(random, await _backends(site, _OURS), 3)
             await site.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) as pid", [pids])
             await asyncio.sleep(random.uniform(2, 6))
         finally:
             taken.close()
-        await _schedulers_ready(site)
+        await schedulers_ready(site)
 
 
-BREAKS = tuple(
-    Break(do.__name__, (POSTGRES,), do)
-    for do in (
-        backends_killed,
-        listener_killed,
-        stopped_at_once,
-        restarted,
-        backend_frozen,
-        table_locked,
-        schedules_locked,
-        session_rows_locked,
-        sessions_pruned,
-        connections_used_up,
-    )
+BREAKS = (
+    Break((_BACKENDS_KILLED,), (POSTGRES,), backends_killed),
+    Break((_LISTENER_KILLED,), (POSTGRES,), listener_killed),
+    Break((_STOPPED,), (POSTGRES,), stopped_at_once),
+    Break((_RESTARTED,), (POSTGRES,), restarted),
+    Break((_BACKEND_FROZEN,), (POSTGRES,), backend_frozen),
+    Break((_PRUNED,), (POSTGRES,), sessions_pruned),
+    Break((_USED_UP,), (POSTGRES,), connections_used_up),
 )
 
 
 async def _end_backends(site: Site, random: Random, kind: str, which: str, most: int) -> None:
+    """What was under way is tried again at once, on another connection."""
     with ExitStack() as faults:
         pids = await _backends(site, which)
-        for pid in random.sample(pids, min(most, len(pids))):
-            faults.enter_context(site.journal.fault(kind, POSTGRES, kill=True))
+        for pid in _some(random, pids, most):
+            faults.enter_context(site.journal.fault(kind, POSTGRES, kill=True, cuts_nothing=True))
             await site.rows("select pg_terminate_backend(%s)", [pid])
-        await _answers(site)
+        await answers(site)
+
+
+def _some(random: Random, pids: Sequence[int], most: int) -> list[int]:
+    return random.sample(pids, min(most, len(pids)))
 
 
 async def _backends(site: Site, which: str) -> list[int]:
     return sorted(pid for (pid,) in await site.rows(which, _ROLES))
-
-
-async def _stalled(site: Site, random: Random, kind: str, statement: str) -> None:
-    """A transaction of somebody else takes locks and does not go on."""
-
-    def lock(admin: psycopg.Connection[Any]) -> None:
-        with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected), admin.transaction():
-            admin.execute("set local lock_timeout = '5s'")
-            admin.execute(statement)
-            time.sleep(seconds)
-
-    seconds = random.uniform(1, 6)
-    with site.journal.fault(kind, POSTGRES):
-        await site.as_admin(lock)
-        await _answers(site)
-
-
-async def _answers(site: Site) -> None:
-    """What its clients then do about it is their recovery, and no fault any more."""
-    await site.rows("select 1")
-
-
-async def _schedulers_ready(site: Site) -> None:
-    for name in site.schedulers():
-        await site.ready(name)
 
 
 def _find_busy(url: str) -> int | None:

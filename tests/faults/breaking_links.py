@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
-from tests.faults.breaking import Break, Do, touches
+from tests.faults.breaking import Break
+from tests.faults.names import ALWAYS, BEHIND, CLIENTS, PGBOUNCER, POSTGRES, WORKERS
 from tests.faults.proxy import Direction, FaultProxy
-from tests.faults.site import ALWAYS, CLIENTS, POSTGRES, WORKERS, Site
+from tests.faults.site import Site
 
-TO_POSTGRES = tuple(f"{scheduler}>{POSTGRES}" for scheduler in ALWAYS)
+TO_POSTGRES = (*(f"{name}>{POSTGRES}" for name in (*ALWAYS, PGBOUNCER)), f"{BEHIND}>{PGBOUNCER}")
 TO_SCHEDULERS = tuple(f"{name}>{scheduler}" for name, scheduler in itertools.product((*WORKERS, *CLIENTS), ALWAYS))
 _ANSWERED = Direction.DOWN
 
@@ -75,21 +76,22 @@ _KINDS: dict[str, Callable[[FaultProxy, Random], float]] = {
 _LOSSY = frozenset({"swallowed", "half-open"})
 
 
-def _breaking(name: str) -> Do:
+def _break(name: str, to: str, links: Sequence[str]) -> Break:
+    kind = f"link to {to} {name}"
+
     async def do(site: Site, random: Random, link: str) -> None:
         proxy = site.links[link]
-        to = "database" if link.endswith(POSTGRES) else "scheduler"
-        with site.journal.fault(f"link to {to} {name}", link, touches=touches(link)):
+        with site.journal.fault(kind, link):
             await asyncio.sleep(_KINDS[name](proxy, random))
             if name in _LOSSY:
                 proxy.reset()
             proxy.heal()
             await site.passes(link)
 
-    return do
+    return Break((kind,), links, do)
 
 
 BREAKS = tuple(
-    Break(f"{kind} {'database' if links is TO_POSTGRES else 'scheduler'}", links, _breaking(kind))
-    for kind, links in itertools.product(_KINDS, (TO_POSTGRES, TO_SCHEDULERS))
+    _break(kind, to, links)
+    for kind, (to, links) in itertools.product(_KINDS, (("database", TO_POSTGRES), ("scheduler", TO_SCHEDULERS)))
 )

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal, TypeVar
 from uuid import UUID
 
@@ -25,11 +25,15 @@ OF_A_SCHEDULE = frozenset({"SCHEDULE", "CATCH_UP"})
 class Allowances:
     """How long what was broken reaches. `recovery`: after a fault's end until all is as before (a lease, 5 s in which
     the reaper frees what a lost session held, and the backoff of who connects again). `report`: how long after an
-    effect its result may still be on the way. `reading`: between two processes that read one clock. `boundary`: how far
-    outside the plan a schedule may have owed, while it was being put or paused."""
+    effect its result may still be on the way. `handed`: how long before its effect began an attempt may have been on
+    its way to the worker. `elsewhere`: after a scheduler is back until each worker has found it. `reading`: between two
+    processes that read one clock. `boundary`: how far outside the plan a schedule may have owed, while it was being put
+    or paused."""
 
     recovery: timedelta = timedelta(seconds=15)
-    report: timedelta = timedelta(seconds=5)
+    report: timedelta = timedelta(seconds=3)
+    handed: timedelta = timedelta(seconds=2)
+    elsewhere: timedelta = timedelta(seconds=5)
     reading: timedelta = timedelta(milliseconds=50)
     boundary: timedelta = timedelta(seconds=60)
 
@@ -72,7 +76,7 @@ class Case:
             (each for each in evidence.calls if each.what == "cancel" and each.answer != "refused"),
             lambda each: each.of,
         )
-        self._touching: dict[str, Stretches] = {}
+        self._cutting: dict[str, Stretches] = {}
 
     @cached_property
     def faults(self) -> Stretches:
@@ -81,9 +85,11 @@ class Case:
 
     @cached_property
     def broken(self) -> Stretches:
-        """The time that does not count towards a window."""
+        """The time that does not count towards a window: what carries no attempts delays none either."""
         recovery = self.allow.recovery
-        return Stretches((each.began, each.ended + recovery) for each in self.evidence.faults)
+        return Stretches(
+            (each.began, each.ended + recovery) for each in self.evidence.faults if each.touches != frozenset()
+        )
 
     @cached_property
     def workers(self) -> frozenset[str]:
@@ -97,18 +103,21 @@ class Case:
 
     def touched(self, effect: Effect, until: datetime | None = None) -> bool:
         """Whether a fault may have cut this attempt or its result. `until`: how far to look where it has no end."""
-        if effect.worker not in self._touching:
-            self._touching[effect.worker] = self._touches(effect.worker)
-        return self._touching[effect.worker].overlap(
-            effect.began, max(effect.began, effect.ended or until or effect.began)
-        )
+        if effect.worker not in self._cutting:
+            self._cutting[effect.worker] = self._cuts(effect.worker)
+        began, ended = effect.began, max(effect.began, effect.ended or until or effect.began)
+        return self._cutting[effect.worker].overlap(began - self.allow.handed, ended + self.allow.report)
 
-    def _touches(self, worker: str) -> Stretches:
-        return Stretches(
-            (each.began - self.allow.report, each.ended + self.allow.recovery)
-            for each in self.evidence.faults
-            if not each.touches or worker in each.touches
-        )
+    def _cuts(self, worker: str) -> Stretches:
+        """When what this worker had in hand could be lost: while it was broken itself, or whatever all of it hangs on,
+        or no scheduler was left to it. One that is left renews its lease and takes its results."""
+        faults = [each for each in self.evidence.faults if each.touches is None or worker in each.touches]
+        itself = [(each.began, each.ended) for each in faults if not each.way]
+        lost = [
+            Stretches([(each.began, each.ended + self.allow.elsewhere) for each in faults if each.way == way] + itself)
+            for way in self.evidence.ways
+        ]
+        return reduce(Stretches.common, lost) if lost else Stretches(itself)
 
     def was_asked_to_stop(self, run: Record) -> bool:
         return any(call.began <= run.finished_at + self.allow.reading for call in self.cancels.get(run.run_id, ()))

@@ -7,7 +7,7 @@ stops that clock until its end plus what recovering from it takes. What the test
 
 - lost: a must that has no run, or no effect in its window that counts, or lies in a gap
 - twice: a second run of an occurrence or of a call, a second record of a run, a second effect where no fault touched
-  the earlier attempt and that one had not said that it failed
+  the earlier attempt and that one had not said that it failed. What breaks one of several schedulers touches none
 - early: a run or an effect before its time
 - stuck: a run that had not ended when all was over
 - unexplained: everything else that nothing done, asked or broken explains
@@ -24,6 +24,7 @@ from tests.faults.case import Allowances, Case
 from tests.faults.evidence import Evidence
 from tests.faults.musts import check_calls, check_occurrences
 from tests.faults.outcomes import check_live, check_runs, check_strays
+from tests.faults.windows import Stretches
 
 Verdict = Literal["pass", "fail", "unknown"]
 
@@ -31,11 +32,13 @@ Verdict = Literal["pass", "fail", "unknown"]
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """How much a run must have exercised for a pass to mean something. `overlapped`: the share of the musts whose
-    window, not extended, has a fault in it."""
+    window, not extended, has a fault in it. `kinds`: of faults, each of which must have happened and been followed by
+    work."""
 
     musts: int = 1_000
     overlapped: float = 0.3
     kills: int = 200
+    kinds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None, allowances: 
     check_live(case)
     overlapped = sum(case.faults.overlap(instant, instant + case.grace) for instant in since)
     missing = tuple(_missing(evidence))
-    short = tuple(_short(evidence, thresholds, since, overlapped))
+    short = tuple(_short(case, thresholds, since, overlapped))
     counts = case.found.counts
     verdict: Verdict = "unknown" if missing else "fail" if counts else "unknown" if short else "pass"
     return Judgement(
@@ -101,7 +104,8 @@ def _missing(evidence: Evidence) -> Iterator[str]:
         yield "unknown: there are no records of ended runs; was the database read?"
 
 
-def _short(evidence: Evidence, thresholds: Thresholds, since: Sequence[datetime], overlapped: int) -> Iterator[str]:
+def _short(case: Case, thresholds: Thresholds, since: Sequence[datetime], overlapped: int) -> Iterator[str]:
+    evidence = case.evidence
     if len(since) < thresholds.musts:
         yield f"too little: {len(since)} musts; {thresholds.musts} are needed"
     if overlapped < thresholds.overlapped * len(since):
@@ -110,6 +114,17 @@ def _short(evidence: Evidence, thresholds: Thresholds, since: Sequence[datetime]
         yield "too little: there are no faults; was their log read?"
     if (kills := _kills(evidence)) < thresholds.kills:
         yield f"too little: {kills} kills; {thresholds.kills} are needed"
+    if missing := thresholds.kinds - {each.kind for each in evidence.faults}:
+        yield f"too little: these faults did not happen: {', '.join(sorted(missing))}"
+    if idle := thresholds.kinds - missing - _followed(case):
+        yield f"too little: nothing was done after these faults: {', '.join(sorted(idle))}"
+
+
+def _followed(case: Case) -> set[str]:
+    """The kinds of faults after one of which an attempt began in its time."""
+    work = Stretches((each.began, each.began) for each in case.evidence.effects)
+    within = case.allow.recovery + case.grace
+    return {each.kind for each in case.evidence.faults if work.overlap(each.ended, each.ended + within)}
 
 
 def _kills(evidence: Evidence) -> int:

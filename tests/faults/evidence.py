@@ -117,21 +117,24 @@ class Gap:
 class Fault:
     """Something that was broken from `began` to `ended`, when it was whole again (a process: ready again). `kill`: a
     process was ended without being asked. `target`: whose it was, such as `worker-2` or `scheduler-1>postgres`.
-    `touches`: the workers whose attempts it may have cut or made twice; empty: any."""
+    `touches`: the workers whose attempts it may have cut or made twice; None: any. `way`: the one scheduler that they
+    lost by it; empty: it was more than that."""
 
     kind: str
     target: str
     began: datetime
     ended: datetime
     kill: bool = False
-    touches: frozenset[str] = frozenset()
+    touches: frozenset[str] | None = None
+    way: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything of one fault run. `live`: ids of runs that had not ended when the run was over, although everything
     was whole again for long enough. `grace`: seconds within which an occurrence completes while nothing is broken (its
-    window); what is broken extends it. `foreign`: answers that a tenant got and that were another's."""
+    window); what is broken extends it. `foreign`: answers that a tenant got and that were another's. `ways`: the
+    schedulers that workers have, of which one is enough."""
 
     began: datetime
     ended: datetime
@@ -145,4 +148,5 @@ class Evidence:
     gaps: Sequence[Gap] = ()
     faults: Sequence[Fault] = ()
     foreign: Sequence[str] = ()
+    ways: Sequence[str] = ()
     notes: Mapping[str, str] = field(default_factory=dict)

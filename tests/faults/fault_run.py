@@ -15,7 +15,6 @@ from typing import Any
 import psycopg
 from carillon import Client
 
-from local_stack.ports import free_port
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login
 from scheduler_service.store.migrations import migrate
@@ -23,6 +22,7 @@ from tests import canary
 from tests.conftest import DatabaseUrls
 from tests.faults import schedules
 from tests.faults.calls import token
+from tests.faults.case import Allowances, Case
 from tests.faults.evidence import Evidence
 from tests.faults.gathering import gather
 from tests.faults.load import Load
@@ -30,6 +30,8 @@ from tests.faults.logs import unforeseen
 from tests.faults.nemesis import Nemesis
 from tests.faults.plan import Plan
 from tests.faults.site import Site
+from tests.pgbouncer import NoPgBouncer, Program, find_pgbouncer
+from tests.ports import lasting_port
 
 Say = Callable[[str], None]
 
@@ -57,10 +59,14 @@ class Outcome:
         repeats = len(evidence.effects) - len({each.run_id for each in evidence.effects})
         calls = Counter(f"{each.what} {each.answer}" for each in evidence.calls)
         errors = Counter(each.error_code for each in evidence.attempts)
+        case = Case(evidence, Allowances())
+        completed = [each for each in evidence.effects if each.outcome == "COMPLETED"]
+        untouched = sum(not case.touched(each) for each in completed)
         return "\n".join(
             (
                 f"  occurrences {len(evidence.occurrences)}; runs {len(evidence.records)}: {_counts(states)}",
                 f"  effects {len(evidence.effects)}, of these {repeats} in a further attempt",
+                f"  completed effects {len(completed)}, {untouched} out of reach of every fault: not to be repeated",
                 f"  attempts that ended no run {len(evidence.attempts)}: {_counts(errors)}",
                 f"  calls {len(evidence.calls)}: {_counts(calls)}",
                 f"  probes of tenants {evidence.notes['probes']}; foreign answers {len(evidence.foreign)}",
@@ -170,11 +176,18 @@ def _counts(counts: Counter[Any]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common()) or "none"
 
 
+def _pgbouncer() -> Program | None:
+    try:
+        return find_pgbouncer()
+    except NoPgBouncer:
+        return None
+
+
 @asynccontextmanager
 async def site_of_its_own(home: Path, plan: Plan, *, keep_database: bool = False) -> AsyncIterator[Site]:
-    """With a PostgreSQL of its own in `home`, on a port that it keeps when it is restarted. Nothing of it is left
-    running, and its data only with `keep_database`."""
-    server = EmbeddedPostgres(home / "postgres", port=free_port())
+    """With a PostgreSQL of its own in `home`, on a port that it keeps when it is restarted, and PgBouncer where it is
+    to be had. Nothing of it is left running, and its data only with `keep_database`."""
+    server = EmbeddedPostgres(home / "postgres", port=lasting_port())
     try:
         await asyncio.to_thread(server.start)
         server.create_database("carillon")
@@ -183,7 +196,7 @@ async def site_of_its_own(home: Path, plan: Plan, *, keep_database: bool = False
             api=server.url(API_ROLE, password), engine=server.url(ENGINE_ROLE, password), admin=server.url(ADMIN)
         )
         await asyncio.to_thread(migrate, urls.admin, [Login(API_ROLE, urls.api), Login(ENGINE_ROLE, urls.engine)])
-        async with Site(home, server, urls, plan) as site:
+        async with Site(home, server, urls, plan, await asyncio.to_thread(_pgbouncer)) as site:
             yield site
     finally:
         await asyncio.to_thread(server.stop if keep_database else server.remove)

@@ -11,6 +11,7 @@ import psycopg
 from tests.faults.effects import read_effects
 from tests.faults.evidence import Evidence, FailedAttempt, Gap, Occurrence, Record
 from tests.faults.journal import now
+from tests.faults.names import ALWAYS
 from tests.faults.site import Site
 
 _RECORDS: LiteralString = """
@@ -46,6 +47,7 @@ async def gather(site: Site, occurrences: Sequence[Occurrence], grace: float, no
         gaps=[Gap(*row) for row in rows[_GAPS]],
         faults=journal.faults,
         foreign=journal.foreign,
+        ways=ALWAYS,
         notes=notes,
     )
 

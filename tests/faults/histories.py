@@ -16,6 +16,7 @@ from tests.faults.windows import Stretches
 
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WORKERS = ("worker-1", "worker-2", "worker-3")
+WAYS = ("scheduler-1", "scheduler-2")
 GRACE = 30.0
 MILLISECOND = timedelta(milliseconds=1)
 CYCLE = 60.0
@@ -94,6 +95,7 @@ class History:
             attempts=self.attempts,
             gaps=[Gap(job, tenant, "main", first, first + timedelta(seconds=5), 6, "PAUSED")],
             faults=self.faults,
+            ways=WAYS,
         )
 
     def _at(self, seconds: float) -> datetime:
@@ -106,14 +108,20 @@ class History:
         return UUID(int=self._random.getrandbits(128), version=4)
 
     def _break_things(self) -> None:
-        """Mostly kills of a worker; at times all schedulers are away, or one worker's connection is cut."""
+        """Mostly kills of a worker; at times all schedulers are away, or one worker's connection is cut. In the second
+        half only what changes nothing: one of the schedulers is away, or a client is cut off."""
         second = 3.0
         while second < self.seconds:
             if second % CYCLE < STORM:
-                self.faults.append(self._fault(self._at(second)))
+                harmless = second > self.seconds / 2 + STORM / 2
+                fault = self._harmless_fault if harmless else self._fault
+                self.faults.append(fault(self._at(second)))
             second += self._random.uniform(2.0, 4.0)
-        self._away = [each for each in self.faults if not each.touches]
-        self._cutting = {worker: [each for each in self.faults if worker in each.touches] for worker in WORKERS}
+        self._away = [each for each in self.faults if each.touches is None and not each.way]
+        self._cutting = {
+            worker: [each for each in self.faults if each.touches is not None and worker in each.touches]
+            for worker in WORKERS
+        }
         self._near = {
             worker: Stretches((each.began, each.ended) for each in faults) for worker, faults in self._cutting.items()
         }
@@ -121,12 +129,17 @@ class History:
     def _fault(self, began: datetime) -> Fault:
         worker = self._random.choice(WORKERS)
         what = self._random.random()
-        if what < 0.15:
+        if what < 0.1:
             return Fault("schedulers away", "scheduler-1", began, self._after(began, 1, 3), kill=True)
         if what < 0.35:
             target = f"{worker}>scheduler-1"
             return Fault("blackhole", target, began, self._after(began, 1, 4), touches=frozenset({worker}))
         return Fault("kill", worker, began, self._after(began, 0.5, 2), kill=True, touches=frozenset({worker}))
+
+    def _harmless_fault(self, began: datetime) -> Fault:
+        if self._random.random() < 0.5:
+            return Fault("scheduler killed", WAYS[1], began, self._after(began, 1, 3), kill=True, way=WAYS[1])
+        return Fault("cut", f"client-1>{WAYS[0]}", began, self._after(began, 1, 4), touches=frozenset())
 
     def _run_schedule(self, number: int, kind: Kind, tenant: str, every: int) -> None:
         free_at = BEGAN

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tests.faults.evidence import Call, Fault
+from tests.faults.names import touches, way
 
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+@dataclass(eq=False, slots=True)
+class Broken:
+    """What is broken now. `kind` may be set, once it is known what came of it."""
+
+    kind: str
+    target: str
+    began: datetime
 
 
 class Journal:
@@ -23,7 +34,7 @@ class Journal:
         self.foreign: list[str] = []
         self.probes = 0
         self.began = now()
-        self._open: dict[int, tuple[str, str, datetime]] = {}
+        self._open: list[Broken] = []
 
     @property
     def kills(self) -> int:
@@ -33,20 +44,20 @@ class Journal:
     def open(self) -> list[str]:
         """What is broken now, and since how many seconds."""
         at = now()
-        return [f"{kind} {target} {(at - began).total_seconds():.0f}s" for kind, target, began in self._open.values()]
+        return [f"{each.kind} {each.target} {(at - each.began).total_seconds():.0f}s" for each in self._open]
 
     @contextmanager
-    def fault(
-        self, kind: str, target: str, *, kill: bool = False, touches: frozenset[str] = frozenset()
-    ) -> Iterator[None]:
-        """Something is broken until the block ends, however it ends."""
-        began = now()
-        self._open[id(began)] = (kind, target, began)
+    def fault(self, kind: str, target: str, *, kill: bool = False, cuts_nothing: bool = False) -> Iterator[Broken]:
+        """Something is broken until the block ends, however it ends. `cuts_nothing`: whatever the target, it is not
+        enough to cut an attempt."""
+        broken = Broken(kind, target, now())
+        self._open.append(broken)
         try:
-            yield
+            yield broken
         finally:
-            del self._open[id(began)]
-            self.faults.append(Fault(kind, target, began, now(), kill, touches))
+            self._open.remove(broken)
+            touched = frozenset[str]() if cuts_nothing else touches(target)
+            self.faults.append(Fault(broken.kind, target, broken.began, now(), kill, touched, way(target)))
 
     def table(self) -> str:
         """How many of each kind there were, and how many of them killed a process."""

@@ -12,8 +12,9 @@ from carillon import CarillonError, Client, NotFound
 from carillon.v1 import run_pb2
 
 from tests.faults.calls import CALL_SECONDS, Wish, token, until_answered
+from tests.faults.names import CLIENTS
 from tests.faults.plan import BY_HAND, DOOMED, TENANTS, Job, marker
-from tests.faults.site import CLIENTS, Site
+from tests.faults.site import Site
 
 TRIGGER_EVERY = 2.0
 """Seconds, for each client."""

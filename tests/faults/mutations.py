@@ -3,25 +3,16 @@ must call it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-from tests.faults.bench import SECOND, Bench, replaced
-from tests.faults.case import Kind, key_of_record
-from tests.faults.evidence import Call, Effect, Evidence, FailedAttempt, Gap, Record
+from tests.faults.bench import SECOND, Bench, Mutations, later, replaced
+from tests.faults.case import key_of_record
+from tests.faults.evidence import Call, Evidence, FailedAttempt, Gap, Record
 from tests.faults.outcomes import result_of
 
-Apply = Callable[[Bench], Evidence]
-MUTATIONS: dict[str, tuple[Kind, Apply]] = {}
-
-
-def mutation(kind: Kind) -> Callable[[Apply], Apply]:
-    def register(apply: Apply) -> Apply:
-        MUTATIONS[apply.__name__.removeprefix("_")] = kind, apply
-        return apply
-
-    return register
+MUTATIONS = Mutations()
+mutation = MUTATIONS.of
 
 
 @mutation("lost")
@@ -83,65 +74,6 @@ def _forget_a_cancel_that_explains(bench: Bench) -> Evidence:
     return bench.with_evidence(
         calls=[each for each in bench.good.calls if each.of != run.run_id or each.what != "cancel"]
     )
-
-
-@mutation("twice")
-def _duplicate_the_run(bench: Bench) -> Evidence:
-    run = bench.owed()
-    other = replace(run, run_id=bench.uuid())
-    effects = [replace(each, run_id=other.run_id) for each in bench.case.effects[run.run_id]]
-    attempts = [replace(each, run_id=other.run_id) for each in bench.case.failed.get(run.run_id, ())]
-    return bench.with_evidence(
-        records=[*bench.good.records, other],
-        effects=[*bench.good.effects, *effects],
-        attempts=[*bench.good.attempts, *attempts],
-    )
-
-
-@mutation("twice")
-def _duplicate_the_record(bench: Bench) -> Evidence:
-    return bench.with_evidence(records=[*bench.good.records, bench.owed()])
-
-
-@mutation("twice")
-def _leave_an_ended_run_live(bench: Bench) -> Evidence:
-    return bench.with_evidence(live=[bench.owed().run_id])
-
-
-@mutation("twice")
-def _duplicate_the_effect(bench: Bench) -> Evidence:
-    _, effect = bench.at_peace()
-    return bench.with_evidence(effects=[*bench.good.effects, _later(effect, attempt=1)])
-
-
-@mutation("twice")
-def _try_again_what_was_done(bench: Bench) -> Evidence:
-    """As if the worker had been lost."""
-    run, effect = bench.at_peace()
-    second = _later(effect, attempt=2)
-    failed = FailedAttempt(run.run_id, 1, "WORKER_LOST", second.began - SECOND / 10)
-    bad = bench.with_record(run, attempt=2, max_attempts=3, finished_at=second.ended, result=result_of(second))
-    return replace(bad, effects=[*bench.good.effects, second], attempts=[*bench.good.attempts, failed])
-
-
-@mutation("twice")
-def _try_again_before_the_first_has_ended(bench: Bench) -> Evidence:
-    run, effect = bench.retried()
-    following = [each for each in bench.case.effects[run.run_id] if each.attempt > effect.attempt]
-    return bench.with_effect(effect, ended=min(each.began for each in following) + SECOND)
-
-
-@mutation("twice")
-def _try_again_what_said_that_it_was_done(bench: Bench) -> Evidence:
-    return bench.with_effect(bench.retried()[1], outcome="COMPLETED")
-
-
-@mutation("twice")
-def _make_another_run_when_a_call_is_repeated(bench: Bench) -> Evidence:
-    run = bench.asked_for("COMPLETED")
-    call = bench.calls[run.run_id]
-    again = replace(call, began=call.ended, ended=call.ended + SECOND, runs=(bench.uuid(),))
-    return bench.with_evidence(calls=[*bench.good.calls, again])
 
 
 @mutation("early")
@@ -297,7 +229,7 @@ def _try_too_often(bench: Bench) -> Evidence:
 @mutation("unexplained")
 def _begin_an_attempt_beyond_the_last(bench: Bench) -> Evidence:
     run, effect = bench.at_peace()
-    return bench.with_evidence(effects=[*bench.good.effects, _later(effect, attempt=run.attempt + 1)])
+    return bench.with_evidence(effects=[*bench.good.effects, later(effect, attempt=run.attempt + 1)])
 
 
 @mutation("unexplained")
@@ -358,11 +290,6 @@ def _retry_what_had_completed(bench: Bench) -> Evidence:
     call = bench.calls[run.run_id]
     calls = [replace(each, what="retry", of=old.run_id) if each.key == call.key else each for each in bench.good.calls]
     return bench.with_evidence(calls=calls)
-
-
-def _later(effect: Effect, attempt: int) -> Effect:
-    assert effect.ended is not None
-    return replace(effect, attempt=attempt, began=effect.ended + SECOND, ended=effect.ended + 2 * SECOND, pid=1)
 
 
 def _cancel(run: Record) -> Call:

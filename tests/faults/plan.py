@@ -76,19 +76,21 @@ SCHEDULES = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One fault run. `seconds`: of load, with faults. `storm` and `calm`: faults come for so many seconds, then for so
-    many none do. `kill_every`: seconds between kills in a storm. The lease is short, so that losses show soon."""
+    """One fault run. `seconds`: of load, with faults. `overtime`: so many more at most, until everything was broken
+    once. `storm` and `calm`: faults come for so many seconds, then for so many none do. `kill_every`: seconds between
+    kills in a storm. The lease is short, so that losses show soon."""
 
     seconds: float
     seed: int
+    overtime: float = 0.0
     storm: float = 60.0
     calm: float = 24.0
     kill_every: float = 2.2
     lease: float = 6.0
     heartbeat: float = 1.0
-    grace: float = 20.0
+    grace: float = 25.0
     """Within it everything that is due completes while nothing is broken and nothing recovers: some attempts that
-    fail, the longest that does not, and its turn before it."""
+    fail, the longest that does not, and its turn behind others, on a machine that has much else to do."""
     drain: float = 150.0
     """Within it nothing is live any more, once all is whole and paused."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
@@ -59,13 +60,14 @@ class _Link:
 
 
 class FaultProxy:
-    """Listens on `port` of the loopback (a free one of its choice) and passes on to `target`, (host, port).
+    """Listens on `port` of `host` (a free one of the loopback) and passes on to `target`, (host, port).
 
     Used as a context manager, or by `start` and `stop`.
     """
 
-    def __init__(self, target: tuple[str, int], *, port: int = 0) -> None:
+    def __init__(self, target: tuple[str, int], *, port: int = 0, host: str = LOCALHOST) -> None:
         self.target = target
+        self.host = host
         self.port = port
         self.accepted = 0
         """Connections that were ever made through it."""
@@ -74,6 +76,8 @@ class FaultProxy:
         self._modes = {direction: _Mode() for direction in BOTH}
         self._changed = asyncio.Event()
         self._links: set[_Link] = set()
+        self._clients: WeakSet[asyncio.StreamWriter] = WeakSet()
+        self._connecting: set[asyncio.Task[None]] = set()
         self._refusing = False
         self.refused = 0
         """Connections that were asked for while it refused them, or had nobody to pass them on to."""
@@ -91,7 +95,7 @@ class FaultProxy:
     @property
     def address(self) -> str:
         """In gRPC's and everybody's syntax."""
-        return f"{LOCALHOST}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def connections(self) -> int:
@@ -167,17 +171,23 @@ class FaultProxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, LOCALHOST, self.port)
+        self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)  # before anything can be cancelled, so that each is closed
+        task = self._loop.create_task(self._connect(reader, writer))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             self.refused += 1
             _abort(writer)
             return
         try:
             server_reader, server_writer = await asyncio.open_connection(*self.target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             self.refused += 1
             _abort(writer)
             return
@@ -290,6 +300,8 @@ class FaultProxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in list(self._clients):
+            _abort(writer)
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

@@ -3,8 +3,10 @@
     client-1, client-2, http-service ──► scheduler-1, scheduler-2, scheduler-3 (at times) ──► postgres
     worker-1, worker-2, worker-3     ──►
     worker-3 ──► http-service
+    scheduler-2 ──► pgbouncer ──► postgres, and straight there only to LISTEN
 
-A link is named `worker-1>scheduler-2`. Everything is started, ended and asked for whether it is ready by its name.
+Everything is started, ended and asked for whether it is ready by its name.
+Where there is no PgBouncer, scheduler-2 is as the others.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import asyncio
 import itertools
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -25,29 +28,41 @@ import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.engine import make_url
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.errors import LocalStackError
+from local_stack.ports import LOCALHOST
 from local_stack.postgres import EmbeddedPostgres
+from local_stack.processes import Processes
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import Cluster, fetch
 from tests.e2e.moved_clock import MovedClock
 from tests.faults.journal import Journal
+from tests.faults.names import (
+    ALWAYS,
+    BEHIND,
+    CLIENTS,
+    HANDLER_WORKERS,
+    HTTP_WORKER,
+    PGBOUNCER,
+    POSTGRES,
+    SCHEDULERS,
+    SERVICE,
+    WORKERS,
+)
 from tests.faults.plan import Plan
 from tests.faults.proxy import FaultProxy
+from tests.pgbouncer import PgBouncer, Program
+from tests.ports import lasting_port
 
 T = TypeVar("T")
 
-SCHEDULERS = ("scheduler-1", "scheduler-2", "scheduler-3")
-ALWAYS = SCHEDULERS[:2]
-"""The third is there at times."""
-HANDLER_WORKERS = ("worker-1", "worker-2")
-HTTP_WORKER = "worker-3"
-WORKERS = (*HANDLER_WORKERS, HTTP_WORKER)
-SERVICE = "http-service"
-CLIENTS = ("client-1", "client-2")
-POSTGRES = "postgres"
 READY_WITHIN = 90.0
+ENDED_BY_ITSELF = "PgBouncer ended by itself"
+"""A fault that nobody made."""
 
 _POLL = 0.1
+_SERVER_CONNECTIONS = 5  # of each login, behind PgBouncer
+# By default it asks a server that was away only after 15 s.
+_NOT_PATIENT = {"server_login_retry": 1}
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
@@ -56,9 +71,12 @@ class NotReady(Exception):
 
 
 class Site:
-    """To be entered; whoever leaves it leaves no process behind. `home` gets logs, effects and secrets."""
+    """To be entered; whoever leaves it leaves no process behind. `home` gets logs, effects and secrets. `pgbouncer`:
+    the program, where there is one."""
 
-    def __init__(self, home: Path, server: EmbeddedPostgres, urls: DatabaseUrls, plan: Plan) -> None:
+    def __init__(
+        self, home: Path, server: EmbeddedPostgres, urls: DatabaseUrls, plan: Plan, pgbouncer: Program | None = None
+    ) -> None:
         self.home = home
         self.server = server
         self.urls = urls
@@ -71,8 +89,13 @@ class Site:
         self.links: dict[str, FaultProxy] = {}
         self.workers_by_pid: dict[int, str] = {}
         self._proxies = ExitStack()
-        self._ports = {name: free_port() for name in (HTTP_WORKER, SERVICE)}
+        self._ports = {name: lasting_port() for name in (HTTP_WORKER, SERVICE)}
         self._wanted: set[str] = set()
+        self._started: dict[str, float] = {}
+        self._pgbouncer_program = pgbouncer
+        self._pgbouncer: PgBouncer | None = None
+        self._pooling = Processes(home / "logs", grace=5.0)
+        self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Site:
         return self
@@ -82,6 +105,10 @@ class Site:
     ) -> None:
         try:
             await self._continue_all()
+            if self._keeping is not None:
+                self._keeping.cancel()
+                await asyncio.gather(self._keeping, return_exceptions=True)
+            await self._pooling.stop()
             await self.cluster.__aexit__(kind, error, trace)
         finally:
             self._proxies.close()
@@ -89,7 +116,9 @@ class Site:
     async def start_all(self) -> None:
         """Everything that is always there, ready."""
         self._lay_links()
-        for names in (ALWAYS, (SERVICE,), WORKERS):
+        bouncers = (PGBOUNCER,) if self._pgbouncer is not None else ()
+        self._keeping = asyncio.create_task(self._keep_pgbouncer())
+        for names in (bouncers, ALWAYS, (SERVICE,), WORKERS):
             for name in names:
                 await self.start(name)
             for name in names:
@@ -97,16 +126,17 @@ class Site:
 
     # Processes.
 
-    async def start(self, name: str, environment: Mapping[str, str] | None = None, *, failing: bool = False) -> None:
-        """Returns once the process is there; `ready` waits until it works. `failing`: a scheduler of which some store
-        calls fail."""
+    async def start(
+        self, name: str, environment: Mapping[str, str] | None = None, *, module: str = "scheduler_service"
+    ) -> None:
+        """Returns once the process is there; `ready` waits until it works. `module`: what a scheduler runs."""
         self._wanted.add(name)
+        self._started[name] = time.monotonic()
         self.cluster.environments[name] = environment or {}
         if name in SCHEDULERS:
-            module = "tests.faults.failing_scheduler" if failing else "scheduler_service"
-            link = self.links[f"{name}>{POSTGRES}"]
-            urls = {"database_url": _by(link, self.urls.api), "engine_url": _by(link, self.urls.engine)}
-            await self.cluster.start_scheduler(name, ready=False, module=module, **urls)
+            await self.cluster.start_scheduler(name, ready=False, module=module, **self._database_of(name))
+        elif name == PGBOUNCER:
+            await self._start_pgbouncer()
         elif name == HTTP_WORKER:
             port, target = self._ports[name], self.target_of(name)
             await self.cluster.start_worker_service(name, ready=False, worker_port=port, target=target, drain_seconds=5)
@@ -114,8 +144,17 @@ class Site:
             await self._start_program(name, environment or {})
 
     async def ready(self, name: str, within: float = READY_WITHIN) -> None:
-        """Waits until it is. Errors: NotReady."""
-        await self._until(partial(self.is_ready, name), f"{name} was not ready", within)
+        """Waits until it is. Errors: NotReady, so many seconds after it was last started."""
+        await self._until(partial(self.is_ready, name), name, f"{name} was not ready", within)
+
+    async def settled(self, name: str, within: float = READY_WITHIN) -> None:
+        """Waits until it is ready, or is not meant to run: others may end it meanwhile, and see to its coming back.
+        Errors: NotReady."""
+
+        async def is_settled() -> bool:
+            return not self.is_there(name) or await self.is_ready(name)
+
+        await self._until(is_settled, name, f"{name} was not ready", within)
 
     async def is_ready(self, name: str) -> bool:
         if name in HANDLER_WORKERS:
@@ -123,15 +162,17 @@ class Site:
             return file.exists() and file.read_text() == str(self.cluster.processes.pid(name))
         if name in SCHEDULERS:
             return await _answers(f"{self.cluster.schedulers[name].metrics_port}/readyz")
+        if name == PGBOUNCER:
+            return self._pgbouncer is not None and await self._pgbouncer.answers()
         return await _answers(f"{self._ports[name]}/readyz" if name == HTTP_WORKER else f"{self._ports[name]}/")
 
     async def kill(self, name: str) -> None:
         self._wanted.discard(name)
-        await self.cluster.kill(name)
+        await self._processes_of(name).end(name, signal.SIGKILL)
 
     async def terminate(self, name: str) -> int:
         self._wanted.discard(name)
-        return await self.cluster.terminate(name)
+        return await self._processes_of(name).end(name, signal.SIGTERM)
 
     def is_there(self, name: str) -> bool:
         """Whether it is meant to run now."""
@@ -143,7 +184,15 @@ class Site:
 
     def signal(self, name: str, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            os.kill(self.cluster.processes.pid(name), number)
+            os.kill(self._processes_of(name).pid(name), number)
+
+    def is_stopped(self, name: str) -> bool:
+        """Whether SIGSTOP has its process."""
+        try:
+            stat = Path(f"/proc/{self.cluster.processes.pid(name)}/stat").read_text()
+        except FileNotFoundError:
+            return False
+        return stat.rpartition(")")[2].split()[0] == "T"
 
     def environment_of_moved_clock(self) -> Mapping[str, str]:
         return self.clock.environment
@@ -165,9 +214,13 @@ class Site:
     async def all_ready(self, within: float = READY_WITHIN) -> None:
         """Every process that is meant to run. Errors: NotReady."""
         for name in sorted(self._wanted):
-            await self.ready(name, within)
+            await self.settled(name, within)
 
     # Links.
+
+    def has(self, target: str) -> bool:
+        """Whether this process or link is here, or may be."""
+        return target in self.links if ">" in target else target != PGBOUNCER or self._pgbouncer is not None
 
     def target_of(self, name: str) -> str:
         """Every scheduler's address for this worker or client, by its proxies."""
@@ -176,12 +229,14 @@ class Site:
     async def passes(self, link: str) -> None:
         """Waits until a call goes through it, where the other end is meant to be there. Errors: NotReady."""
         name, _, scheduler = link.partition(">")
-        if scheduler == POSTGRES:
-            if self.is_there(name):
-                await self.ready(name)
-        elif self.is_there(scheduler):
-            await self.ready(scheduler)
-            await self._until(partial(_serves, self.links[link].address), f"a call by {link} was not answered")
+        if scheduler in (POSTGRES, PGBOUNCER):
+            await self.settled(BEHIND if name == PGBOUNCER else name)
+            return
+
+        async def passes() -> bool:
+            return not self.is_there(scheduler) or await _serves(self.links[link].address)
+
+        await self._until(passes, scheduler, f"a call by {link} was not answered")
 
     def heal_links(self) -> None:
         """Whatever was swallowed is lost for good, so connections begin anew."""
@@ -195,9 +250,48 @@ class Site:
             self._lay(f"{scheduler}>{POSTGRES}", self.server.port)
         for name, scheduler in itertools.product((*WORKERS, *CLIENTS, SERVICE), SCHEDULERS):
             self._lay(f"{name}>{scheduler}", self.cluster.schedulers[scheduler].port)
+        if self._pgbouncer_program is not None:
+            self._lay(f"{PGBOUNCER}>{POSTGRES}", self.server.port)
+            logins = [_by(self.links[f"{PGBOUNCER}>{POSTGRES}"], url) for url in (self.urls.api, self.urls.engine)]
+            self._pgbouncer = PgBouncer(
+                self.home / PGBOUNCER,
+                self._pgbouncer_program,
+                pool_size=_SERVER_CONNECTIONS,
+                logins=logins,
+                settings=_NOT_PATIENT,
+            )
+            self._lay(f"{BEHIND}>{PGBOUNCER}", self._pgbouncer.port)
+
+    def _database_of(self, scheduler: str) -> dict[str, str]:
+        """Its settings."""
+        straight = self.links[f"{scheduler}>{POSTGRES}"]
+        pooled = self.links.get(f"{scheduler}>{PGBOUNCER}")
+        used = straight if pooled is None else pooled
+        urls = {"database_url": _by(used, self.urls.api), "engine_url": _by(used, self.urls.engine)}
+        return urls if pooled is None else urls | {"listen_url": _by(straight, self.urls.engine)}
 
     def _lay(self, link: str, port: int) -> None:
         self.links[link] = self._proxies.enter_context(FaultProxy((LOCALHOST, port)))
+
+    def _processes_of(self, name: str) -> Processes:
+        """What ends by itself is told of the cluster's, and of PgBouncer is not: that is none of Carillon's."""
+        return self._pooling if name == PGBOUNCER else self.cluster.processes
+
+    async def _start_pgbouncer(self) -> None:
+        """If it does not run."""
+        assert self._pgbouncer is not None
+        with suppress(LocalStackError):
+            await self._pooling.start(PGBOUNCER, self._pgbouncer.argv, self._pgbouncer.environment)
+
+    async def _keep_pgbouncer(self) -> None:
+        """As whoever runs it does: it has faults of its own (1.18 gives up with "bad client state")."""
+        while True:
+            with suppress(LocalStackError):
+                await self._pooling.watch()
+            if self.is_there(PGBOUNCER):
+                with self.journal.fault(ENDED_BY_ITSELF, PGBOUNCER):
+                    await self._start_pgbouncer()
+                    await self.ready(PGBOUNCER)
 
     async def _start_program(self, name: str, environment: Mapping[str, str]) -> None:
         own = {
@@ -217,14 +311,16 @@ class Site:
         pid = await self.cluster.start_program(name, module, own | dict(environment))
         self.workers_by_pid[pid] = name
 
-    async def _until(self, holds: Callable[[], Awaitable[bool]], else_say: str, within: float = READY_WITHIN) -> None:
-        try:
-            async with asyncio.timeout(within):
-                while not await holds():  # noqa: ASYNC110 - what is asked is another process
-                    await asyncio.sleep(_POLL)
-        except TimeoutError:
-            broken = ", ".join(self.journal.open) or "nothing"
-            raise NotReady(f"{else_say} within {within:g} s; broken then: {broken}") from None
+    async def _until(
+        self, holds: Callable[[], Awaitable[bool]], name: str, else_say: str, within: float = READY_WITHIN
+    ) -> None:
+        began = time.monotonic()
+        while not await holds():
+            # Others may end it meanwhile, and start it again.
+            if time.monotonic() > max(began, self._started.get(name, began)) + within:
+                broken = ", ".join(self.journal.open) or "nothing"
+                raise NotReady(f"{else_say} within {within:g} s; broken then: {broken}")
+            await asyncio.sleep(_POLL)
 
     def _connected_file(self, name: str) -> Path:
         return self.home / f"{name}.connected"

@@ -8,12 +8,15 @@ import struct
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 
+from scheduler_service.store.claim import claim
 from scheduler_service.store.database import Database
+from tests import builders
 from tests.conftest import DatabaseUrls
 from tests.faults.effects import EffectFile, read_effects
 from tests.faults.failing_scheduler import FailingStore
@@ -23,6 +26,7 @@ from tests.faults.nemesis import BREAKS
 from tests.faults.plan import SCHEDULES, STEADY
 from tests.faults.proxy import FaultProxy
 from tests.faults.schedules import occurrences
+from tests.faults.stopping_scheduler import MOMENTS, Moment, StoppingStore
 
 RUN = UUID(int=7)
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -61,13 +65,18 @@ def test_a_fault_is_noted_though_what_it_broke_is_never_whole_again() -> None:
 
     with pytest.raises(TimeoutError):
         never_whole()
-    assert [(each.kind, each.kill) for each in journal.faults] == [("kind", True)]
+    with journal.fault("to be a deadlock", "postgres", cuts_nothing=True) as fault:
+        fault.kind = "deadlock"
+    assert [(each.kind, each.kill, each.touches) for each in journal.faults] == [
+        ("kind", True, frozenset({"worker-1"})),
+        ("deadlock", False, frozenset()),
+    ]
     assert journal.open == []
 
 
 def test_every_kind_of_break_is_named_once() -> None:
-    kinds = [each.kind for each in BREAKS]
-    assert len(set(kinds)) == len(kinds) > 30
+    kinds = [kind for each in BREAKS for kind in each.kinds]
+    assert len(set(kinds)) == len(kinds) > 50
 
 
 async def test_a_connection_that_its_server_resets_ends_for_the_client_too() -> None:
@@ -97,6 +106,47 @@ async def test_a_store_call_fails_before_it_is_sent_or_after_it_is_committed(
     assert connection.closed
     with psycopg.connect(database_urls.admin) as admin:
         assert admin.execute("select count(*) from carillon.pulses").fetchone() == (int(done),)
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["before", "after"])
+async def test_a_scheduler_stops_itself_before_or_after_the_commit_and_only_once(
+    database: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    seen: list[tuple[Any, ...] | None] = []
+
+    def stop() -> None:
+        with psycopg.connect(database_urls.admin) as admin:
+            seen.append(admin.execute("select count(*) from carillon.pulses").fetchone())
+
+    armed = False
+    store = StoppingStore(Moment("insert into carillon.pulses", committed), lambda: armed, stop)
+    for owner, name in ((psycopg.AsyncCursor, "execute"), (psycopg.AsyncTransaction, "__aexit__")):
+        monkeypatch.setattr(owner, name, store.wrap(getattr(owner, name)))
+    async with await database.hot_connection() as connection:
+        for loop in ("not armed", "first", "second"):
+            async with connection.transaction():
+                await connection.execute("select 1")
+                await connection.execute("insert into carillon.pulses values ('replica', %s, now())", [loop])
+            armed = True
+    assert seen == [(1 + committed,)]
+
+
+async def test_a_scheduler_stops_with_a_claim_and_not_where_there_was_none(
+    database: Database, database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[int] = []
+    store = StoppingStore(MOMENTS["claimed"], lambda: True, lambda: stops.append(1))
+    monkeypatch.setattr(psycopg.AsyncCursor, "execute", store.wrap(psycopg.AsyncCursor.execute))
+    async with await database.hot_connection() as connection:
+        with builders.connect(database_urls.admin) as admin:
+            session, job = builders.make_session(admin), builders.make_job(admin)
+            nothing = await claim(connection, session, ["http"], 9)
+            assert nothing is not None
+            assert (len(nothing.runs), stops) == (0, [])
+            builders.make_live_run(admin, job)
+            found = await claim(connection, session, ["http"], 9)
+    assert found is not None
+    assert (len(found.runs), stops) == (1, [1])
 
 
 def test_what_has_a_traceback_in_a_log_is_unforeseen_and_what_says_that_the_database_is_away_is_not(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 Stretch = tuple[datetime, datetime]
@@ -23,6 +23,14 @@ class Stretches:
             self._whole.append(began - self._begins[0] - broken)
             broken += ended - began
 
+    def common(self, other: Stretches) -> Stretches:
+        """What is in both."""
+        return Stretches(
+            (max(began, others), min(ended, others_end))
+            for began, ended in zip(self._begins, self._ends, strict=True)
+            for others, others_end in other._within(began, ended)
+        )
+
     def overlap(self, began: datetime, ended: datetime) -> bool:
         """Whether one of them has an instant of `began` to `ended`."""
         first = bisect_left(self._ends, began)
@@ -35,6 +43,11 @@ class Stretches:
         due = self._whole_time(instant) + grace
         last = bisect_right(self._whole, due) - 1
         return self._ends[last] + (due - self._whole[last]) if last >= 0 else self._begins[0] + due
+
+    def _within(self, began: datetime, ended: datetime) -> Iterator[Stretch]:
+        """Those that have an instant of this one."""
+        for place in range(bisect_left(self._ends, began), bisect_right(self._begins, ended)):
+            yield self._begins[place], self._ends[place]
 
     def _whole_time(self, instant: datetime) -> timedelta:
         last = bisect_right(self._begins, instant) - 1

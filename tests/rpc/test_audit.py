@@ -46,7 +46,7 @@ READING = ("Get", "List", "Watch", "Preview", "Verify", "Work")
 
 def bearer(subject: str, role: str) -> Metadata:
     now = int(time.time())
-    claims = {"iss": "carillon", "aud": "carillon", "iat": now, "exp": now + 600, "sub": subject, "role": role}
+    claims = {"iss": "carillon", "aud": "carillon", "iat": now, "exp": now + 43_200, "sub": subject, "role": role}
     return (("authorization", f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"),)
 
 

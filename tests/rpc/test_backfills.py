@@ -54,7 +54,7 @@ TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 def bearer(**claims: Any) -> tuple[tuple[str, str], ...]:
     now = int(time.time())
-    fixed = {"iss": RULES.issuer, "aud": RULES.audience, "iat": now, "exp": now + 600}
+    fixed = {"iss": RULES.issuer, "aud": RULES.audience, "iat": now, "exp": now + 43_200}
     return (("authorization", f"Bearer {jwt.encode(fixed | claims, SECRET, 'HS256')}"),)
 
 

@@ -68,7 +68,7 @@ async def channel(database: Database) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await call.code(), await call.details()
 
 

@@ -81,7 +81,7 @@ def test_changes_of_all_kinds_count_together_and_flow_in_again() -> None:
 
 def bearer() -> tuple[tuple[str, str], ...]:
     now = int(time.time())
-    claims = {"sub": "ann", "tenant": "acme", "iss": "carillon", "aud": "carillon", "iat": now, "exp": now + 600}
+    claims = {"sub": "ann", "tenant": "acme", "iss": "carillon", "aud": "carillon", "iat": now, "exp": now + 43_200}
     return (("authorization", f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"),)
 
 

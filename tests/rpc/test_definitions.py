@@ -45,7 +45,7 @@ JOB = "services/email-service/jobs/weekly-digest"
 
 def bearer(**claims: Any) -> tuple[tuple[str, str], ...]:
     now = int(time.time())
-    fixed = {"iss": RULES.issuer, "aud": RULES.audience, "iat": now, "exp": now + 600}
+    fixed = {"iss": RULES.issuer, "aud": RULES.audience, "iat": now, "exp": now + 43_200}
     return (("authorization", f"Bearer {jwt.encode(fixed | claims, SECRET, 'HS256')}"),)
 
 

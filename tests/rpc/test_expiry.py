@@ -32,7 +32,7 @@ from tests.conftest import DatabaseUrls
 from tests.jwts import SECRET, signed
 from tests.rpc.work import rig
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 TOKEN = canary.token("t1")
 RULES = JwtRules(secret=SECRET)
 WatchRunsRequest = run_service_pb2.WatchRunsRequest

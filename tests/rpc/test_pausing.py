@@ -36,7 +36,7 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str, list[str]]:
 async def until_something_came_due(stubs: Stubs) -> schedule_pb2.CatchUpPlan:
     """What resuming would catch up, once that is something."""
     request = pb.ResumeScheduleRequest(name=NAME, catch_up=job_pb2.CATCH_UP_ALL, validate_only=True)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             answer = await stubs.schedules.ResumeSchedule(request, metadata=ACME)
             assert answer.schedule.HasField("pause_time")
@@ -72,7 +72,7 @@ async def test_a_job_is_resumed_with_what_it_missed_or_by_default_without(stubs:
     assert (answer.job.paused, answer.catch_up) == (False, schedule_pb2.CatchUpPlan())
     await stubs.jobs.PauseJob(pause, metadata=ADMIN)
     ask = job_service_pb2.ResumeJobRequest(name=JOB, catch_up=job_pb2.CATCH_UP_ALL, validate_only=True)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (answer := await stubs.jobs.ResumeJob(ask, metadata=ADMIN)).catch_up.runs:
             assert answer.job.paused
     ask.validate_only = False

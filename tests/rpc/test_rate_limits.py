@@ -48,7 +48,7 @@ def service(token: str) -> Metadata:
 
 def admin(subject: str) -> Metadata:
     now = int(time.time())
-    claims = {"sub": subject, "role": "admin", "iss": "carillon", "aud": "carillon", "iat": now, "exp": now + 600}
+    claims = {"sub": subject, "role": "admin", "iss": "carillon", "aud": "carillon", "iat": now, "exp": now + 43_200}
     return (("authorization", f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"),)
 
 

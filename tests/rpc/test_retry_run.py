@@ -46,6 +46,7 @@ async def test_a_failed_run_is_tried_again_and_everybody_sees_which_one_it_was(
         async with asyncio.timeout(30):
             watched = await anext(aiter(api.runs.WatchRuns(pb.WatchRunsRequest(run=run.name), metadata=caller)))
         assert watched.run == run
+    old.retried_by = run.name
     assert (await api.runs.GetRun(pb.GetRunRequest(name=name), metadata=ADMIN)).run == old
 
 

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 _STATUS_KEY = "grpc-status-details-bin"
 
 

@@ -15,7 +15,7 @@ CANCEL = 8
 ENHANCE_YOUR_CALM = 11
 MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE = 3, 6
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 Header = tuple[bytes, bytes]
 

@@ -28,7 +28,7 @@ from scheduler_service.identity.jwts import JwtVerifier
 from tests.jwts import jwk, key_set, private_key, signed
 from tests.security.key_server import KeyServer, key_server
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 OLD = private_key("ES256")
 NEW = private_key("EdDSA")
 STRANGER = private_key("ES256", 9)

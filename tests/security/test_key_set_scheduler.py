@@ -22,7 +22,7 @@ from tests.security.schedulers import scheduler
 ISSUER = "https://login.example.com"
 KEY = private_key("ES256")
 OPERATOR = Principal(Kind.OPERATOR, name="root", origin=Origin(method="users set"))
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

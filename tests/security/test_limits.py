@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
-import psutil
 import pytest
 from carillon.v1 import (
     registry_service_pb2,
@@ -49,6 +48,7 @@ from tests.security.limits_case import (
     channel_to,
     check,
     hung_up,
+    memory_held,
     serving,
 )
 
@@ -123,24 +123,33 @@ async def test_the_limit_of_metadata_is_the_one_that_was_set() -> None:
     async with serving(ConnectionLimits(metadata_bytes=2000)) as port:
         code, sentence = await check(port, ("k", "x" * 4500))
         assert (code, "hard limit (value length 4500 vs. 4000)" in sentence) == ("RESOURCE_EXHAUSTED", True)
-        between = {(await check(port, ("k", "x" * 3000)))[0] for _ in range(40)}
-        assert "RESOURCE_EXHAUSTED" in between  # by chance, the more often the larger it is
+        for _ in range(40):  # by chance, the more often the larger it is
+            if (await check(port, ("k", "x" * 3000)))[0] == "RESOURCE_EXHAUSTED":
+                break
+        else:
+            pytest.fail("what is between the two limits is never refused")
 
 
-@pytest.mark.parametrize("body", [block([(b"k", b"v" * 1000)]) * 15, b"\0\1k\x7f\xff\xff\xff\x0f" + b"v" * 15_000])
+_ENDLESS = {
+    "many headers": block([(b"k", b"v" * 1000)]) * 15,
+    "one header": b"\0\1k\x7f\xff\xff\xff\x0f" + b"v" * 15_000,
+}
+
+
+@pytest.mark.parametrize("body", _ENDLESS.values(), ids=_ENDLESS)
 async def test_headers_without_end_take_no_memory(body: bytes) -> None:
-    process = psutil.Process()
-    async with serving() as port, connected(port) as connection:
+    async def send(connection: Http2) -> None:
         await connection.greet()
         await connection.send(HEADERS, 0, 1, block(grpc_call(CHECK)))
-        await connection.send(CONTINUATION, 0, 1, body)
-        before = process.memory_info().rss
-        try:
-            for _ in range(10_000):  # 150 MB
+        with suppress(ConnectionError):
+            for _ in range(1000):
                 await connection.send(CONTINUATION, 0, 1, body)
-        except ConnectionError:
-            pass
-        assert process.memory_info().rss - before < 50 * MIB
+
+    async with serving() as port, AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(connected(port)) for _ in range(8)]
+        before = memory_held()
+        await asyncio.gather(*map(send, connections))  # 120 MB; where metadata has no limit, the many headers are held
+        assert memory_held() - before < 60 * MIB
         assert await check(port) == ("OK", "")
 
 
@@ -172,8 +181,6 @@ async def test_a_connection_has_at_most_256_calls_at_a_time() -> None:
 
 
 async def test_calls_that_are_reset_as_soon_as_they_are_made_disturb_nobody() -> None:
-    process = psutil.Process()
-
     async def flood(connection: Http2) -> None:
         try:
             for number in range(30_000):
@@ -184,12 +191,12 @@ async def test_calls_that_are_reset_as_soon_as_they_are_made_disturb_nobody() ->
 
     async with serving() as port, connected(port) as connection:
         await connection.greet()
-        before = process.memory_info().rss
+        before = memory_held()
         flooding = asyncio.create_task(flood(connection))
         while not flooding.done():
             assert await check(port) == ("OK", "")
         await flooding
-        assert process.memory_info().rss - before < 50 * MIB
+        assert memory_held() - before < 50 * MIB
 
 
 # Connections.
@@ -268,16 +275,15 @@ async def test_a_client_that_is_gone_without_a_word_loses_its_place() -> None:
     async with serving(limits) as port, connected(port) as dead:
         await dead.greet()
         await dead.call(1, WATCH)
-        frames = await hung_up(dead, within=10)  # and answers no ping
+        frames = await hung_up(dead, within=30)  # and answers no ping; gRPC by itself waits a minute
         assert PING in [frame.kind for frame in frames]
         assert b"ping_timeout" in next(frame.body for frame in frames if frame.kind == GOAWAY)
 
 
 async def test_a_flood_of_settings_disturbs_nobody() -> None:
-    process = psutil.Process()
     async with serving() as port, connected(port) as connection:
         await connection.greet()
-        before = process.memory_info().rss
+        before = memory_held()
         reading = asyncio.create_task(hung_up(connection, within=60))
         try:
             for _ in range(20_000):
@@ -285,5 +291,5 @@ async def test_a_flood_of_settings_disturbs_nobody() -> None:
         except ConnectionError:
             pass
         assert await check(port) == ("OK", "")
-        assert process.memory_info().rss - before < 50 * MIB
+        assert memory_held() - before < 50 * MIB
         reading.cancel()

@@ -29,7 +29,7 @@ from tests.security.authority import Authority, Pair
 from tests.security.calling import work_stream
 from tests.security.schedulers import EMAIL_TOKEN, WORKER_TOKEN, admin, scheduler, tls
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 SERVICES = "worker-1.internal=*,email.internal=email-service,spiffe://cluster/kpi=kpi-service"
 EMAIL_ROUTE = "handler/email-service/digest"
 

@@ -227,6 +227,9 @@ ELSEWHERE = [
     "scheduler:7007/localhost:7007",
     "localhost:7007/../x",
     "dns:scheduler:7007/127.0.0.1:7007",
+    "dns://127.0.0.1/scheduler:7007",
+    "dns://127.0.0.1:53/localhost:7007",
+    "dns://[::1]:53/127.0.0.1:7007",
     "dns:///localhost:7007,scheduler:7007",
     "vsock:2:1",
     "127.0.0.1.example.com:7007",
@@ -234,7 +237,6 @@ ELSEWHERE = [
 # gRPC connects to the scheduler, and a hasty reader sees this machine.
 TWO_FACED = [
     "127.0.0.1@scheduler:7007",
-    "dns://127.0.0.1/scheduler:7007",
     "dns://scheduler:53/localhost:7007",
     "dns:///scheduler:7007?/127.0.0.1:1",
     "dns:///scheduler:7007#/127.0.0.1:1",

@@ -56,7 +56,7 @@ class _App(App):
 
 
 def bearer(secret: str = _JWT_SECRET, **claims: object) -> Metadata:
-    fixed = {"iss": "carillon", "aud": "carillon", "iat": int(time.time()), "exp": int(time.time()) + 3600}
+    fixed = {"iss": "carillon", "aud": "carillon", "iat": int(time.time()), "exp": int(time.time()) + 43_200}
     return (("authorization", f"Bearer {jwt.encode(fixed | claims, secret, 'HS256')}"),)
 
 
@@ -105,6 +105,7 @@ class Things:
 class World:
     """A serving scheduler. `admin` is a superuser's connection to its database."""
 
+    app: App
     channel: grpc.aio.Channel
     port: int
     admin: psycopg.Connection[Any]
@@ -117,7 +118,7 @@ class World:
         await self.register(KPI, "rollup")
         self.admin.execute("update carillon.jobs set tenant_schedules = false where job = 'only-by-hand'")
         self.things = self.new_things()
-        make_schedule(self.admin, self.things.job, "bobs", B)
+        self._daily(self.things.job, B, "bobs")
         make_ended_run(self.admin, self.things.job, tenant=B)
         make_ended_run(self.admin, self._job(KPI, "rollup"))
 
@@ -134,8 +135,8 @@ class World:
         """A job of their own, so that a call may change them."""
         number = next(self._numbers)
         job = self._copied_job(f"digest-{number}")
-        schedule_id = self._due_daily(job, A, "daily")
-        self._due_daily(job, "-", "default")
+        schedule_id = self._owed_daily(job, A, "daily")
+        self._owed_daily(job, "-", "default")
         run = make_ended_run(
             self.admin, job, RunState.FAILED, tenant=A, error={"code": "E", "message": "m", "detail": ""}
         )
@@ -153,6 +154,11 @@ class World:
         make_live_run(self.admin, job, tenant=B, run_after=live["run_after"])
         return Things(job, f"{job.name}/tenants/{A}/schedules/daily", run, live_run, f"{job.name}/backfills/{backfill}")
 
+    async def be_still(self) -> None:
+        """Ends the loops that write though nobody asks them to. Calls are answered as before."""
+        for loop in (self.app._engine.housekeeper, self.app._reaper, self.app._sealer, self.app._pulse):
+            await loop.stop()
+
     def contents(self) -> dict[str, list[Any]]:
         """Every row of every table with its version: an update that changes no value shows as well."""
         tables = self.admin.execute(
@@ -160,21 +166,29 @@ class World:
             " and not relispartition order by 1"
         ).fetchall()
         return {
-            name: self.admin.execute(f"select t::text from carillon.{name} t order by 1".encode()).fetchall()
+            name: self.admin.execute(
+                f"select t::text, t.xmin::text from carillon.{name} t order by 1, 2".encode()
+            ).fetchall()
             for (name,) in tables
         }
 
-    def _due_daily(self, job: MadeJob, tenant: str, schedule: str) -> int:
-        """A schedule of each midnight, settled up to now."""
+    def _owed_daily(self, job: MadeJob, tenant: str, schedule: str) -> int:
+        """A schedule since the day before yesterday, settled up to now."""
         long_ago = now() - timedelta(days=2)
-        schedule_id = make_schedule(self.admin, job, schedule, tenant, cron="0 0 * * *", created_at=long_ago)
+        cron, schedule_id = self._daily(job, tenant, schedule, created_at=long_ago)
         self.admin.execute(
             "insert into carillon.schedule_revisions (schedule_id, revision, enabled, cron, time_zone, gap, repeat,"
-            " phase, jitter, in_force_from, changed_by) values (%s, 1, true, '0 0 * * *', 'UTC', 'SHIFT', 'FIRST',"
+            " phase, jitter, in_force_from, changed_by) values (%s, 1, true, %s, 'UTC', 'SHIFT', 'FIRST',"
             " interval '0', interval '0', %s, 'test')",
-            [schedule_id, long_ago],
+            [schedule_id, cron, long_ago],
         )
         return schedule_id
+
+    def _daily(self, job: MadeJob, tenant: str, schedule: str, **columns: Any) -> tuple[str, int]:
+        """Its cron and id: armed, as the scheduler would find it otherwise, and due in half a day, after the test."""
+        due = now().replace(minute=0, second=0, microsecond=0) + timedelta(hours=12)
+        cron = f"0 {due.hour} * * *"
+        return cron, make_schedule(self.admin, job, schedule, tenant, cron=cron, next_run_at=due, **columns)
 
     def _job(self, service: str, job: str) -> MadeJob:
         row = self.admin.execute(
@@ -224,7 +238,7 @@ async def a_world(urls: DatabaseUrls) -> AsyncIterator[World]:
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
             with connect(urls.admin) as admin:
-                world = World(channel, app.port, admin, urls)
+                world = World(app, channel, app.port, admin, urls)
                 await world.begin()
                 yield world
     finally:

@@ -117,7 +117,7 @@ class _Schedule:
     gaps: list[Gap] = field(default_factory=list)
 
     def add(self, run: Run) -> None:
-        (self.by_hand if run.trigger == "MANUAL" else self.runs).append(run)
+        (self.by_hand if run.trigger in ("MANUAL", "BACKFILL") else self.runs).append(run)
 
     def judge(self) -> None:
         self.instants = [instant for instant, _ in self.owed]
@@ -196,8 +196,15 @@ class _Schedule:
         return [each for each in self.runs if each.instant > run.instant and each.created_at == run.created_at]
 
     def _has_stand_in(self, gap: Gap) -> bool:
-        """Whether a run for a later occurrence was made when it was recorded."""
-        return any(run.instant > gap.last and run.created_at == gap.recorded_at for run in self.runs)
+        """Whether a run for a later occurrence was made when it was recorded, or stood already, made by hand."""
+        runs = [(run.instant, run.created_at) for run in self.runs]
+        remedied = [(each.first, each.recorded_at) for each in self.gaps if each.reason == "REMEDIED"]
+        return any(instant > gap.last and at == gap.recorded_at for instant, at in [*runs, *remedied])
+
+    def _was_made_by_hand(self, gap: Gap) -> bool:
+        """Whether each of its occurrences has a run that was asked for before it was recorded."""
+        made = {run.instant for run in self.by_hand if run.created_at <= gap.recorded_at}
+        return all(instant in made for instant in self._within(gap))
 
     def _judge_gap(self, gap: Gap) -> None:
         if gap.last > gap.recorded_at:
@@ -211,10 +218,12 @@ class _Schedule:
         right = {
             "CATCH_UP_NONE": policy is CatchUp.NONE or of_an_old_revision,
             "CATCH_UP_LATEST": policy is CatchUp.LATEST and self._has_stand_in(gap),
+            "REMEDIED": resumption is not None and self._was_made_by_hand(gap),
             # Nothing is caught up from before the month before either.
             "OUTSIDE_WINDOW": late > min(policies.catch_up_window, timedelta(days=28)),
         }
-        if (late < ON_TIME and not of_an_old_revision) or not right[gap.reason]:
+        may_be_early = of_an_old_revision or gap.reason == "REMEDIED"
+        if (late < ON_TIME and not may_be_early) or not right[gap.reason]:
             self._wrong("missed", f"{gap}, {late} late, {policy} {policies.catch_up_window} {resumption}")
 
     def _judge_skips(self) -> None:

@@ -130,7 +130,7 @@ class Worker:
         digest = hashlib.blake2b(f"{self._seed} {key} {what}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / _MOST
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:
         raise AssertionError(f"nobody was to hand over {claim_id}: {runs}")
 
     def acknowledge(self, verdicts: Iterable[tuple[AttemptRef, Verdict]]) -> None:

@@ -85,6 +85,6 @@ def remedies(admin: psycopg.Connection[Any]) -> int:
 async def somebody_waits(admin: psycopg.Connection[Any]) -> None:
     """Until a caller of the API waits for a lock."""
     waiting = "select count(*) from pg_stat_activity where usename = 'carillon_api' and wait_event_type = 'Lock'"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while admin.execute(waiting).fetchone() == (0,):  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0)

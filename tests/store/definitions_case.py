@@ -45,7 +45,7 @@ class SteppedDatabase(Database):
     @asynccontextmanager
     async def acting_for(self, principal: Principal, *, one_snapshot: bool = False) -> AsyncIterator[Transaction]:
         async with super().acting_for(principal, one_snapshot=one_snapshot) as tx:
-            stepped = _SteppedTransaction(tx.connection, tx.principal, self.now)
+            stepped = _SteppedTransaction(tx.connection, tx.principal, self.now, tx.served_routes)
             stepped.clock = self
             yield stepped
 

@@ -33,7 +33,7 @@ class Received:
     claims: list[tuple[int, Sequence[ClaimedRun]]] = field(default_factory=list)
     verdicts: list[tuple[AttemptRef, Verdict]] = field(default_factory=list)
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:
         self.claims.append((claim_id, runs))
 
     def acknowledge(self, verdicts: Iterable[tuple[AttemptRef, Verdict]]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from uuid import UUID
 
 from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, ItemResult
 from tests.store.model_worker import Referee, Worker, result_of
@@ -12,6 +13,15 @@ from tests.store.model_world import Replica, World
 
 T = TypeVar("T")
 MOST = 4
+_CLAIMS = "select run_id, session_id, claim_id, alone from carillon.live_runs where session_id is not null"
+
+
+class _Claim(NamedTuple):
+    """Which session has a run, by which claim, and whether it is to have nothing else."""
+
+    session_id: UUID
+    claim_id: int
+    alone: bool
 
 
 def one_of(things: Sequence[T], pick: int) -> T | None:
@@ -29,14 +39,16 @@ def some_or_first(things: Sequence[T], bits: int) -> list[T]:
 
 @dataclass
 class Fleet:
-    """`workers`: those whose session may still be there. `gone`: the others, who still have something to say. Methods
-    answer False where there was nothing to do it with."""
+    """`workers`: those whose session may still be there. `gone`: the others, who still have something to say. `alone`:
+    the claims of runs that were to have a session for themselves. Methods answer False where there was nothing to do it
+    with."""
 
     world: World
     referee: Referee
     workers: list[Worker] = field(default_factory=list)
     gone: list[Worker] = field(default_factory=list)
     begun: int = 0
+    alone: set[int] = field(default_factory=set)
 
     async def begin(self, replica: Replica, credit: int) -> bool:
         if len(self.workers) >= MOST:
@@ -98,8 +110,19 @@ class Fleet:
         return True
 
     async def dispatch(self, replica: Replica) -> bool:
+        """What somebody has is given to nobody else."""
+        held = self._claims()
         replica.dispatcher.look_again()
-        return await replica.dispatcher.dispatch(replica.connection, now=self.world.now) > 0
+        handed = await replica.dispatcher.dispatch(replica.connection, now=self.world.now)
+        now_held = self._claims()
+        taken = {run: (claim, now_held.get(run)) for run, claim in held.items() if now_held.get(run) != claim}
+        assert not taken, f"these were in other hands: {taken}"
+        self.alone |= {claim.claim_id for claim in now_held.values() if claim.alone}
+        return handed > 0
+
+    def _claims(self) -> dict[UUID, _Claim]:
+        rows = self.world.admin.execute(_CLAIMS).fetchall()
+        return {run_id: _Claim(*claim) for run_id, *claim in rows}
 
     async def start(self, pick: int, bits: int) -> bool:
         worker = one_of(self._holding(connected=True), pick)

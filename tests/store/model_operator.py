@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from scheduler_service.domain.errors import AlreadyExists, Conflict
 from scheduler_service.domain.job import (
@@ -14,61 +13,52 @@ from scheduler_service.domain.job import (
     JobSpec,
     Manifest,
     Policies,
-    RetryPolicy,
     Target,
     TimingSpec,
 )
 from scheduler_service.domain.names import JobName, ScheduleName
-from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.schedule import ScheduleSpec
 from scheduler_service.domain.timing import CatchUp
 from scheduler_service.usecases import cancel, deleting, jobs, pausing, registry, schedules
 from scheduler_service.usecases.run_schedule import RunScheduleRequest, run_schedule
 from scheduler_service.usecases.trigger import TriggerRequest, trigger_job
 from tests.builders import ADMIN, service
+from tests.store.model_fleet import one_of
+from tests.store.model_owed import TIMINGS, History
 from tests.store.model_world import SECOND, World
 
 SERVICE = "email-service"
 JOBS = tuple(JobName(SERVICE, job) for job in ("daily-kpi", "weekly-digest", "reminders"))
 TENANTS = ("tenant-a", "tenant-b")
-PERIODS = ("90s", "5m", "17m")
-MINUTE = timedelta(minutes=1)
-WINDOWS = (timedelta(0), 10 * MINUTE, 60 * MINUTE)
 _REGISTRANT = service(SERVICE)
 # By whether it is one that has ended.
 _TABLE = {False: "live_runs", True: "runs"}
 _IS_HELD = {False: "session_id is not null", True: "false"}
 
 
-def policies(overlap: Overlap, catch_up: CatchUp, window: timedelta, attempts: int, delay: int) -> Policies:
-    """Attempts take up to 5 minutes and runs up to 2 hours, so that the clock reaches both. `delay` in minutes."""
-    return Policies(
-        overlap=overlap,
-        attempt_timeout=5 * MINUTE,
-        run_timeout=120 * MINUTE,
-        cancel_grace=MINUTE / 2,
-        retry=RetryPolicy(max_attempts=attempts, delay=delay * MINUTE),
-        catch_up=catch_up,
-        catch_up_window=window,
-    )
-
-
 @dataclass
 class Operator:
-    """Each method answers whether there was something to do. A change takes a second before and after, since the diary
+    """Each method answers whether there was something to do. `timings`: those that jobs were declared with, `overrides`
+    what is put over them. A change takes a second before and after, since the diary
     tells what was done at one instant apart from nothing else."""
 
     world: World
     archived: set[JobName] = field(default_factory=set)
+    timings: dict[JobName, TimingSpec] = field(default_factory=dict)
+    overrides: dict[JobName, TimingSpec] = field(default_factory=dict)
+    history: History = field(default_factory=History)
     keys: set[tuple[JobName, str, str]] = field(default_factory=set)
+    paused_when_archived: set[JobName] = field(default_factory=set)
     registered: bool = False
     revised: int = 0
 
-    async def register_first(self, declared_policies: Mapping[JobName, Policies]) -> None:
-        self._declared = declared_policies
+    async def register_first(self, declared: Sequence[tuple[Policies, str]]) -> None:
+        self._declared = {name: policies for name, (policies, _) in zip(JOBS, declared, strict=True)}
+        self.timings = {name: TIMINGS[timing] for name, (_, timing) in zip(JOBS, declared, strict=True)}
         await self._register()
-        for name, declared in declared_policies.items():
-            self.world.diary.add_job(self.world.now, name, self._timing(name), declared)
+        for name in JOBS:
+            self.world.diary.add_job(self.world.now, name, self.timings[name], self._declared[name])
+        self.history.note(self.world.diary, self.world.now)
         self.registered = True
         self.world.pass_time(SECOND)
 
@@ -84,7 +74,7 @@ class Operator:
                 name.job,
                 description=f"revised {self.revised} times",
                 target=Target(http=HttpTarget("http://email-service/run")),
-                timing=self._timing(name),
+                timing=self.timings[name],
                 policies=declared,
                 tenant_schedules=True,
             )
@@ -94,8 +84,24 @@ class Operator:
         world = self.world
         await registry.register_jobs(world.database, world.wakeups, _REGISTRANT, Manifest(SERVICE, jobs=specs))
 
-    def _timing(self, name: JobName) -> TimingSpec:
-        return TimingSpec(cron=f"@every {PERIODS[JOBS.index(name)]}")
+    async def declare_again(self, pick: int, timing: str) -> bool:
+        """One that was archived, perhaps with another timing: it owes nothing of the time between. If none was: all."""
+        name = one_of(sorted(self.archived, key=str), pick)
+        if name is None:
+            return await self.register_again()
+        diary = self.world.diary
+        self.archived.remove(name)
+        self.timings[name] = TIMINGS[timing]
+        paused = name in self.paused_when_archived
+        with self._apart():
+            await self._register()
+            now, declared = self.world.now, TIMINGS[timing]
+            diary.jobs[name].declared = declared
+            diary.change_job(now, name, timing=self.overrides.get(name, TimingSpec()).over(declared))
+            diary.resume_job(now, name, CatchUp.NONE)
+            if paused:
+                diary.pause_job(now, name)
+        return True
 
     async def alter_policies(self, name: JobName, altered: Policies) -> bool:
         world = self.world
@@ -107,13 +113,14 @@ class Operator:
             world.diary.change_job(world.now, name, policies=altered)
         return True
 
-    async def alter_timing(self, name: JobName, period: str) -> bool:
-        world, timing = self.world, TimingSpec(cron=f"@every {period}")
+    async def alter_timing(self, name: JobName, timing_of: str) -> bool:
+        world, timing = self.world, TIMINGS[timing_of]
         if name in self.archived:
             return False
         with self._apart():
             await jobs.update_job(world.database, world.wakeups, ADMIN, name, JobOverrides(timing=timing), ["timing"])
             world.diary.change_job(world.now, name, timing=timing.over(world.diary.jobs[name].declared))
+        self.overrides[name] = timing
         return True
 
     async def hold_job(self, name: JobName, policy: CatchUp) -> bool:
@@ -135,14 +142,17 @@ class Operator:
             if not self.world.diary.jobs[name].paused:
                 await self.hold_job(name, CatchUp.NONE)
 
-    async def archive(self, name: JobName, *, really: bool) -> bool:
+    async def archive(self, name: JobName) -> bool:
         """All but the last of them. It owes nothing from then on."""
         world = self.world
-        if not really or name in self.archived or len(self.archived) == len(JOBS) - 1:
+        if name in self.archived or len(self.archived) == len(JOBS) - 1:
             return False
         with self._apart():
             await registry.remove_job(world.database, world.wakeups, _REGISTRANT, name)
-            if not world.diary.jobs[name].paused:
+            if world.diary.jobs[name].paused:
+                self.paused_when_archived.add(name)
+            else:
+                self.paused_when_archived.discard(name)
                 world.diary.pause_job(world.now, name)
         self.archived.add(name)
         return True
@@ -159,11 +169,11 @@ class Operator:
                 world.diary.pause_schedule(world.now, name)
         return True
 
-    async def put_schedule(self, job: JobName, tenant: str, period: str) -> bool:
+    async def put_schedule(self, job: JobName, tenant: str, timing_of: str) -> bool:
         """A new one, one with another timing, or one again that was deleted."""
         if job in self.archived:
             return False
-        world, name, timing = self.world, ScheduleName(job, tenant, "extra"), TimingSpec(cron=f"@every {period}")
+        world, name, timing = self.world, ScheduleName(job, tenant, "extra"), TIMINGS[timing_of]
         with self._apart():
             await schedules.put_schedule(
                 world.database, world.wakeups, ADMIN, name, ScheduleSpec(timing=timing), ["timing"]
@@ -177,8 +187,8 @@ class Operator:
 
     async def switch(self, pick: int) -> bool:
         """Enables a tenant's schedule, or disables it."""
-        world, name = self.world, self._schedule(pick)
-        if name.is_jobs_own:
+        world, name = self.world, one_of(self._of_tenants(), pick)
+        if name is None:
             return False
         enabled = not world.diary.schedules[name].enabled
         with self._apart():
@@ -189,8 +199,8 @@ class Operator:
 
     async def delete(self, pick: int) -> bool:
         """A tenant's; a job's own cannot be."""
-        world, name = self.world, self._schedule(pick)
-        if name.is_jobs_own:
+        world, name = self.world, one_of(self._of_tenants(), pick)
+        if name is None:
             return False
         with self._apart():
             await deleting.delete_schedule(world.database, world.wakeups, ADMIN, name)
@@ -203,15 +213,22 @@ class Operator:
         return True
 
     def _schedule(self, pick: int) -> ScheduleName:
-        """One that is there; one at least always is, of the job that is never archived."""
-        diary = self.world.diary.schedules
-        there = [name for name, each in diary.items() if not each.deleted and name.job not in self.archived]
+        """One that is there; one at least always is, since one job is never archived."""
+        there = self._schedules()
         return there[pick % len(there)]
+
+    def _of_tenants(self) -> list[ScheduleName]:
+        return [name for name in self._schedules() if not name.is_jobs_own]
+
+    def _schedules(self) -> list[ScheduleName]:
+        known = self.world.diary.schedules
+        return [name for name, each in known.items() if not each.deleted and name.job not in self.archived]
 
     @contextmanager
     def _apart(self) -> Iterator[None]:
         self.world.pass_time(SECOND)
         yield
+        self.history.note(self.world.diary, self.world.now)
         self.world.pass_time(SECOND)
 
     async def trigger(self, job: JobName, tenants: tuple[str, ...], key: str) -> bool:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID, uuid4
-
-import psycopg
 
 from scheduler_service.domain.access import ANY_SERVICE, Kind, Principal, Scope
 from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, ClaimedRun, ItemResult, Result, Verdict
 from scheduler_service.domain.errors import Refusal
+from scheduler_service.domain.job import RetryPolicy
+from scheduler_service.domain.names import JobName
 from scheduler_service.domain.record import RunError
 from scheduler_service.usecases.leases import Hello
 from scheduler_service.usecases.sessions import ConnectedSession
@@ -28,6 +29,9 @@ _HELD = """
 select l.attempt, l.max_attempts, l.cancel_requested_at is not null, l.started_at is not null
 from carillon.live_runs l join carillon.sessions s using (session_id)
 where l.run_id = %s and l.attempt = %s and l.claim_id = %s and l.session_id = %s"""
+_DUE = """
+select j.service, j.job, l.run_after from carillon.live_runs l join carillon.jobs j using (job_id)
+where l.run_id = %s"""
 _STANDS = """
 select state::text, attempt, false from carillon.runs where run_id = %(run_id)s
 union all
@@ -122,7 +126,7 @@ class Worker:
         self.reported += results
         return list(self.answers)
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:
         for run in runs:
             ref = AttemptRef(run.run_id, run.attempt, claim_id)
             assert ref not in self.held, f"{ref} was handed out twice"
@@ -137,6 +141,9 @@ class Worker:
     def acknowledge_heartbeat(self, sequence: int) -> None:
         assert sequence <= self.heartbeats
 
+    def withdraw_late(self) -> list[AttemptRef]:
+        return []
+
     def end(self, refusal: Refusal) -> None:
         """The scheduler ended its stream."""
         self.session = None
@@ -147,7 +154,7 @@ class Worker:
 class Referee:
     """Says what results must be answered and what must become of their runs, and holds what happens against it."""
 
-    admin: psycopg.Connection[Any]
+    world: World
     accepted: dict[AttemptRef, str] = field(default_factory=dict)
 
     async def report(self, worker: Worker, results: Sequence[Result], items: Sequence[ItemResult] = ()) -> None:
@@ -163,11 +170,11 @@ class Referee:
                 self._check_repeated(result, answer)
 
     def _held(self, result: Result) -> Held | None:
-        row = self.admin.execute(_HELD, (*result.ref, result.session_id)).fetchone()
+        row = self.world.admin.execute(_HELD, (*result.ref, result.session_id)).fetchone()
         return Held(*row) if row else None
 
     def _stands(self, run_id: UUID) -> Stands | None:
-        row = self.admin.execute(_STANDS, {"run_id": run_id}).fetchone()
+        row = self.world.admin.execute(_STANDS, {"run_id": run_id}).fetchone()
         return Stands(*row) if row else None
 
     def _check_accepted(self, result: Result, held: Held, answer: Verdict) -> None:
@@ -176,6 +183,20 @@ class Referee:
             self.accepted[result.ref] = result.digest()
         stands = self._stands(result.ref.run_id)
         assert stands == _becomes(result.outcome, held), f"{result} of {held} made it {stands}"
+        if stands.live and stands.attempt > held.attempt:
+            self._check_delay(result, held.attempt)
+
+    def _check_delay(self, result: Result, failed: int) -> None:
+        """The next attempt is due after the delay of the policy that its job has now; at once, if it was given back."""
+        row = self.world.admin.execute(_DUE, [result.ref.run_id]).fetchone()
+        assert row is not None
+        service, job, due = row
+        retry = self.world.diary.policies(JobName(service, job), self.world.now).retry
+        most, least = longest_delay(retry, failed), shortest_delay(retry, failed)
+        if result.outcome == "RETURNED":
+            most = least = timedelta()
+        waits = due - self.world.now
+        assert least <= waits <= most, f"after attempt {failed} {result} waits {waits}, by {retry}"
 
     def _check_repeated(self, result: Result, answer: Verdict) -> None:
         if self.accepted.get(result.ref) == result.digest():
@@ -183,6 +204,20 @@ class Referee:
         else:
             expected = {_refusal(self._stands(result.ref.run_id))}
         assert answer in expected, f"{result} was answered {answer}, not {expected}"
+
+
+def longest_delay(retry: RetryPolicy, failed: int) -> timedelta:
+    """After attempt number `failed`, by a policy that says all."""
+    delay, multiplier, most = retry.delay, retry.multiplier, retry.max_delay
+    assert delay is not None
+    assert multiplier is not None
+    assert most is not None
+    return min(delay * multiplier ** (failed - 1), most)
+
+
+def shortest_delay(retry: RetryPolicy, failed: int) -> timedelta:
+    assert retry.jitter is not None
+    return longest_delay(retry, failed) * (1 - retry.jitter)
 
 
 def _becomes(outcome: AttemptOutcome, held: Held) -> Stands:

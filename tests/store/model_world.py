@@ -21,7 +21,8 @@ from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import connect
 from tests.conftest import DatabaseUrls
 from tests.simulation.diary import Diary
-from tests.store.definitions_case import START, SteppedDatabase
+from tests.store.definitions_case import SteppedDatabase
+from tests.store.model_owed import MONTHS_AHEAD, STARTS
 
 T = TypeVar("T")
 LEASE = 30.0
@@ -54,9 +55,12 @@ class World:
         self.urls = urls
         self.wakeups = Wakeups()
         self.diary = Diary()
+        self.start = STARTS[0]
         self.replicas: list[Replica] = []
         self._runner = asyncio.Runner()
         self.admin = connect(urls.admin)
+        self.admin.execute("set time zone 'UTC'")
+        self.admin.execute("select carillon.create_partitions(%s)", [MONTHS_AHEAD])
         self.database = self.run(self._connect())
         self._emptying = self._how_to_empty()
 
@@ -86,11 +90,14 @@ class World:
         self.database.now += step
 
     def begin(self) -> None:
-        """Everything anew."""
+        """Everything anew; when, is said by `begin_at`, before anything is done."""
         self.admin.execute(self._emptying)
-        self.database.now = START
         self.diary = Diary()
+        self.begin_at(STARTS[0])
         self.replicas = [self._replica(f"replica-{number}", each) for number, each in enumerate(self._connections, 1)]
+
+    def begin_at(self, start: datetime) -> None:
+        self.start = self.database.now = start
 
     def _replica(self, name: str, connection: psycopg.AsyncConnection[Any]) -> Replica:
         sessions = Sessions(on_credit=lambda: None)
@@ -106,7 +113,7 @@ class World:
         )
 
     def _clock(self) -> float:
-        return (self.now - START).total_seconds()
+        return (self.now - self.start).total_seconds()
 
     async def tick(self, replica: Replica, *, limit: int = 500, sends: bool = True) -> int:
         """Answers how many schedules were due. Not `sends`: it dies once the runs that it made in workers' hands are

@@ -26,6 +26,7 @@ LOCAL_TIMES = [NOW.replace(tzinfo=None), None, datetime(1999, 12, 31, 23, 59, 59
         ("select unnest(%s::uuid[])", arrays.uuids([]), []),
         ("select unnest(%s::timestamptz[])", arrays.instants([None]), [None]),
     ],
+    ids=["ids", "instants", "local times", "nothing", "null"],
 )
 async def test_an_array_arrives_as_it_was(
     hot: psycopg.AsyncConnection[Any], query: LiteralString, written: bytes, values: list[object]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -81,19 +82,17 @@ async def test_random_tampering_is_always_found(database: Database, hot: Hot, da
     with connect(database_urls.admin) as keeping:
         keeping.execute(f"create table kept_events as table {EVENTS}")
         keeping.execute(f"create table kept_seals as table {SEALS}")
-        for seed in range(60):
+        for seed, (tamper, limit) in enumerate(2 * [*itertools.product(TAMPERING, (1, 7, 50_000))]):
             chance = random.Random(seed)
-            tamper = chance.choice(TAMPERING)
             with tampering(keeping):
                 tamper(chance, keeping)
-            limit = chance.choice([1, 7, 50_000])
             assert await broken(database, (head,), limit=limit) != (), f"seed {seed}: {tamper.__name__}"
             with tampering(keeping):
                 keeping.execute(f"delete from {SEALS}")
                 keeping.execute(f"delete from {EVENTS}")
                 keeping.execute(f"insert into {EVENTS} overriding system value table kept_events")
                 keeping.execute(f"insert into {SEALS} table kept_seals")
-            assert await broken(database, (head,), limit=limit) == (), f"seed {seed}"
+            assert await broken(database, (head,)) == (), f"seed {seed}"
 
 
 async def test_no_false_alarm_while_events_are_written_and_sealed(database: Database, hot: Hot, other: Hot) -> None:
@@ -146,8 +145,7 @@ async def test_sealers_that_are_killed_at_any_point_lose_and_repeat_nothing(
     assert (verdict.broken, verdict.verified.position, verdict.unsealed) == (None, 3_000, 0)
 
 
-async def test_twenty_thousand_events_are_sealed_a_batch_at_a_time(database: Database, hot: Hot) -> None:
-    await record_many(database, 20_000)
-    batches = [await seal(hot) for _ in range(5)]
-    assert batches == [5_000, 5_000, 5_000, 5_000, 0]
-    assert (await verify(database)).verified.position == 20_000
+async def test_thousands_of_events_are_sealed_a_batch_at_a_time(database: Database, hot: Hot) -> None:
+    await record_many(database, 7_000)
+    assert [await seal(hot) for _ in range(3)] == [5_000, 2_000, 0]
+    assert (await verify(database)).verified.position == 7_000

@@ -3,8 +3,10 @@ own."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -16,6 +18,7 @@ from scheduler_service.domain.returns import HeldRun, Return, after_loss
 from scheduler_service.store import stuck
 from scheduler_service.usecases.complete import Completer
 from scheduler_service.usecases.mending import Look, Mender, Reaped
+from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.set_aside import FIRST_PAUSE
 from tests.builders import MadeJob, make_job, make_live_run
 from tests.store.complete_case import NOW, Case
@@ -192,3 +195,23 @@ async def test_what_cannot_be_decided_about_one_run_keeps_no_other_waiting(
     look = Look(stuck.RUN_OVERDUE, decide, lambda _: Repair.RUN_TIMEOUT)
     assert await mender.mend(hot, look, now, limit=10) == Reaped(failed=2, set_aside=1)
     assert rows(admin, "select run_id from carillon.live_runs") == [(runs[1],)]
+
+
+async def test_a_worker_with_much_that_cannot_be_recorded_may_report_on(spoilt: Spoilt) -> None:
+    """Beside so many others that its share of the room is the least there is."""
+    case = spoilt
+    for number in range(60):
+        other = ConnectedSession(UUID(int=number), "other", frozenset(), 1, case.received)
+        case.completer.room.use(other, 1)
+    large = json.dumps({"text": "x" * 6 * 1024 * 1024})
+    case.completer.submit([case.result(case.bad, metadata=large)], case.session)
+    assert not case.completer.room.is_left_for(case.session)
+    assert await case.step(0)
+    assert (case.completer.set_aside, case.received.answers) == (1, [])
+    assert case.completer.room.is_left_for(case.session)
+    assert case.completer.room.used_by(case.session) == 0
+    assert await case.report(case.result(case.refs[0])) == [Verdict.ACCEPTED]
+    case.mend()
+    case.received.verdicts.clear()
+    assert await case.step(FIRST_PAUSE)
+    assert (case.received.answers, case.completer.room.used_by(case.session)) == ([Verdict.ACCEPTED], 0)

@@ -150,7 +150,7 @@ async def test_sessions_share_what_is_there(admin: Admin, hot: Connection, job: 
     sessions = Sessions(on_credit=lambda: None)
     one, first = session_of(admin, sessions, credit=100)
     two, second = session_of(admin, sessions, credit=90)
-    dispatcher = Dispatcher(sessions, Wakeups())
+    dispatcher = Dispatcher(sessions, Wakeups(), clock=lambda: 0.0)
     assert await dispatcher.dispatch(hot, now=START) == dispatch_module.TURN + 4
     assert (len(first.runs), len(second.runs)) == (dispatch_module.TURN, 4)
     assert (one.credit, two.credit) == (100 - dispatch_module.TURN, 86)
@@ -171,7 +171,7 @@ async def test_no_session_gets_more_than_its_credit(admin: Admin, hot: Connectio
 async def test_a_drained_route_is_asked_for_again_once_told(admin: Admin, hot: Connection, job: MadeJob) -> None:
     sessions = Sessions(on_credit=lambda: None)
     session_of(admin, sessions, credit=3)
-    dispatcher = Dispatcher(sessions, Wakeups())
+    dispatcher = Dispatcher(sessions, Wakeups(), clock=lambda: 0.0)
     assert await dispatcher.dispatch(hot, now=START) == 0
     pending(admin, job)
     assert not dispatcher.has_work()

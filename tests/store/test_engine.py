@@ -34,7 +34,7 @@ class Worker:
         self.accepted = 0
         self.changed = asyncio.Event()
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:
         self.carried_out += runs
         results = [
             Result(AttemptRef(run.run_id, run.attempt, claim_id), self.session.session_id, "COMPLETED", 0.0)
@@ -203,7 +203,7 @@ async def test_keeping_house_folds_counts_and_forgets_old_requests(admin: Admin,
     housekeeping = Housekeeping()
     while await housekeeping.step(hot, 0.0):
         pass
-    assert housekeeping.next_at() == min(period for _, period in CHORES)
+    assert housekeeping.next_at() == min(period for _, _, period in CHORES)
     assert rows(admin, f"select {columns} from carillon.job_stats") == [
         (6, 6, timedelta(seconds=12), timedelta(seconds=3), 3, 3, 0)
     ]

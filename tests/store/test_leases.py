@@ -29,7 +29,7 @@ class Stream:
         self.acknowledged: list[int] = []
         self.ended: list[Refusal] = []
 
-    def assign(self, claim_id: int, runs: object) -> None: ...
+    def assign(self, claim_id: int, runs: object, asked_at: float) -> None: ...
 
     def acknowledge(self, verdicts: object) -> None: ...
 
@@ -37,6 +37,9 @@ class Stream:
 
     def acknowledge_heartbeat(self, sequence: int) -> None:
         self.acknowledged.append(sequence)
+
+    def withdraw_late(self) -> list[AttemptRef]:
+        return []
 
     def end(self, refusal: Refusal) -> None:
         self.ended.append(refusal)

@@ -47,7 +47,7 @@ async def test_a_wake_up_reaches_another_replica_once_and_names_only_its_topic(
         assert here.heard() == {Topic.PENDING, Topic.SCHEDULES}
         assert await here.teller.step(telling)
         assert not await here.teller.step(telling)
-        await asyncio.wait_for(asyncio.gather(*hearing), 10)
+        await asyncio.wait_for(asyncio.gather(*hearing), 60)
         assert there.heard() == {Topic.PENDING, Topic.SCHEDULES}
         assert here.heard() == set()
         assert sorted(topic for topic, _ in await hear(outside, 1)) == ["pending", "schedules"]

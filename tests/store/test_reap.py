@@ -185,6 +185,30 @@ async def test_a_run_with_no_attempts_left_ends_failed(house: House) -> None:
     assert (record["attempt"], record["finished_at"]) == (1, after(30))
 
 
+@pytest.mark.parametrize(("max_attempts", "table"), [(3, "attempts"), (1, "runs")])
+async def test_what_had_started_took_as_long_as_until_its_end_was_recorded(
+    house: House, max_attempts: int, table: str
+) -> None:
+    """As where a worker reports no duration: see the record of a result."""
+    run_id, unstarted = house.pending(max_attempts=max_attempts), house.pending(max_attempts=max_attempts)
+    session_id = await house.session()
+    made = await house.claimed(session_id)
+    house.admin.execute("update carillon.live_runs set unstarted_returns = 1 where run_id = %s", [unstarted])
+    started = [Start(run_id, 1, made.claim_id, session_id, 0.0)]
+    assert len(await record_starts(house.connection, started, now=after(3))) == 1
+    await house.reap(30)
+    took = house.admin.execute(f"select run_id, duration from carillon.{table}".encode()).fetchall()
+    assert dict(took) == {run_id: timedelta(seconds=27), unstarted: None}
+
+
+async def test_a_clock_that_was_set_back_makes_no_duration_negative(house: House) -> None:
+    house.pending(max_attempts=1)
+    session_id = await house.session()
+    await house.started(session_id, await house.claimed(session_id), at=60)
+    await house.reap(30)
+    assert house.admin.execute("select duration from carillon.runs").fetchall() == [(timedelta(),)]
+
+
 async def test_a_run_that_was_asked_to_stop_ends_cancelled_with_its_session(house: House) -> None:
     run_id = house.pending(cancel_grace=timedelta(hours=1))
     session_id = await house.session()
@@ -331,7 +355,7 @@ class Stops:
     def __init__(self) -> None:
         self.asked: list[AttemptRef] = []
 
-    def assign(self, claim_id: int, runs: object) -> None: ...
+    def assign(self, claim_id: int, runs: object, asked_at: float) -> None: ...
 
     def acknowledge(self, verdicts: object) -> None: ...
 

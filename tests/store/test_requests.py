@@ -26,7 +26,7 @@ def is_waiting(admin: psycopg.Connection[Any]) -> bool:
 
 
 async def test_only_the_same_id_of_the_same_caller_waits(database: Database, admin: psycopg.Connection[Any]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async with database.acting_for(Principal(Kind.ADMIN, name="a b")) as tx:
             await lock_request(tx, "c")
             await lock(database, "a", "b c")

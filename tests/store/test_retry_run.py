@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, timedelta
 from uuid import UUID
 
@@ -93,7 +94,7 @@ async def test_a_retry_is_about_what_the_run_was_about_and_behaves_as_the_job_do
     assert (run.run_id.version, run.schedule, run.blocked) == (7, "", False)
     timeout = "select attempt_timeout from carillon.live_runs"
     assert scheduler.admin.execute(timeout).fetchone() == (timedelta(minutes=7),)
-    assert await get_run(scheduler.database, ADMIN, failed) == old
+    assert await get_run(scheduler.database, ADMIN, failed) == replace(old, retried_by=run.run_id)
     assert [listener.take() for listener in listeners] == [True, True]
 
 

@@ -44,7 +44,7 @@ async def both_wait(scheduler: Scheduler) -> None:
         "select count(*) from pg_stat_activity"
         " where usename = 'carillon_api' and wait_event_type = 'Lock' and datname = current_database()"
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while scheduler.admin.execute(waiting).fetchone() != (2,):  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0)
 

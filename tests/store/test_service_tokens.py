@@ -308,7 +308,7 @@ async def test_of_two_who_rotate_at_once_one_is_refused(database: Database, admi
     with admin.transaction():
         admin.execute("select from carillon.service_tokens for update")
         both = [asyncio.ensure_future(rotate_token(database, ROOT, first.record.token_id, DAY)) for _ in range(2)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while admin.execute(_WAITING).fetchone() != (2,):  # noqa: ASYNC110  # nothing announces it
                 await asyncio.sleep(0.01)
     outcomes = await asyncio.gather(*both, return_exceptions=True)

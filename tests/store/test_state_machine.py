@@ -6,266 +6,20 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from datetime import timedelta
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import run_state_machine_as_test
 
-from scheduler_service.domain.attempt import AttemptOutcome
-from scheduler_service.domain.job import Policies
-from scheduler_service.domain.names import JobName
-from scheduler_service.domain.overlap import Overlap
-from scheduler_service.domain.timing import CatchUp
 from tests.conftest import DatabaseUrls
-from tests.store.model_fleet import Fleet, some_of
-from tests.store.model_invariants import Kept, check, check_ledger, live_runs
-from tests.store.model_operator import JOBS, PERIODS, TENANTS, WINDOWS, Operator, policies
-from tests.store.model_worker import Referee, Worker
-from tests.store.model_world import SECOND, Replica, World
+from tests.store.model_machine import Machine
+from tests.store.model_world import World
 
 STEPS = 10_000
-EXAMPLES, LENGTH = 40, 300
-LOOK_EACH = 5
-MINUTE = timedelta(minutes=1)
+EXAMPLES, LENGTH = 44, 300
 PHASES = (Phase.generate, Phase.shrink)
-DRAINS = 40  # in which no run ends: more than any delay and timeout takes
 RARE = ("finish", "repeat", "report_late", "report_anothers", "cancel", "delete_schedule", "wait", "reap_both")
-PICK = st.integers(0, 30)
-BITS = st.integers(0, 63)
-FEW = st.sampled_from((0, 0, 0, 0, 0, 0, 1, 2, 6, 63))
-CREDIT = st.sampled_from((30, 5, 2, 1, 0))
-CATCH_UP, PERIOD, JOB = st.sampled_from(CatchUp), st.sampled_from(PERIODS), st.sampled_from(JOBS)
-POLICIES = st.builds(
-    policies,
-    st.sampled_from(Overlap),
-    CATCH_UP,
-    st.sampled_from(WINDOWS),
-    st.integers(1, 3),
-    st.sampled_from((0, 1, 10)),
-)
-OUTCOME = st.sampled_from(("COMPLETED", "COMPLETED", "FAILED", "CANCELLED", "RETURNED"))
-
-
-Step = Callable[..., None]
-_OFTEN: list[str] = []
-_DRAWN: dict[str, st.SearchStrategy[dict[str, Any]]] = {}
-# One rule chooses among all steps: of many rules, each example would leave out half, and little would come together.
-ANYTHING = st.deferred(lambda: st.sampled_from(_OFTEN).flatmap(lambda name: st.tuples(st.just(name), _DRAWN[name])))
-
-
-def happens(often: int, **drawn: st.SearchStrategy[Any]) -> Callable[[Step], Step]:
-    """A step of the machine: how often it is chosen, beside the others, and with what."""
-
-    def register(step: Step) -> Step:
-        _OFTEN.extend([step.__name__] * often)
-        _DRAWN[step.__name__] = st.fixed_dictionaries(drawn)
-        return step
-
-    return register
-
-
-class Machine(RuleBasedStateMachine):
-    """Steps act only where there is something to act on; `did` counts those that did."""
-
-    world: World
-    did: Counter[str]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world.begin()
-        self.operator = Operator(self.world)
-        self.fleet = Fleet(self.world, Referee(self.world.admin))
-        self.kept: Kept = {}
-        self.steps = 0
-
-    def do(self, doing: Coroutine[Any, Any, object]) -> None:
-        """A step. It counts unless it answers False: there was nothing to do it with."""
-        if self.world.run(doing) is not False:
-            self.did[sys._getframe(1).f_code.co_name] += 1
-
-    @initialize(policies_of=st.tuples(POLICIES, POLICIES, POLICIES), credit=CREDIT)
-    def register(self, policies_of: tuple[Policies, ...], credit: int) -> None:
-        self.do(self.operator.register_first(dict(zip(JOBS, policies_of, strict=True))))
-        for replica in self.world.replicas:
-            self.do(self.fleet.begin(replica, credit))
-
-    @happens(10, who=PICK, limit=st.sampled_from((1, 3, 500)), sends=st.sampled_from((True, True, True, False)))
-    def tick(self, who: int, limit: int, sends: bool) -> None:
-        """Not `sends`: the replica forgets what it has just put into workers' hands."""
-        self.do(self.fleet.tick(self._replica(who), limit=limit, sends=sends))
-
-    @happens(4, seconds=st.sampled_from((1, 2, 7, 29, 31)))
-    def wait_in_silence(self, seconds: int) -> None:
-        """Nobody's lease is extended."""
-        self.do(self._wait(seconds * SECOND, []))
-
-    @happens(20, minutes=st.sampled_from((2, 0.5, 1, 6, 11, 40, 130)), silent=FEW, forgotten=FEW)
-    def wait(self, minutes: float, silent: int, forgotten: int) -> None:
-        """Some workers keep their leases; of these, some have never got what they were handed."""
-        self.do(self._wait(minutes * MINUTE, some_of(self.fleet.workers, ~silent), forgotten))
-
-    async def _wait(self, time: timedelta, heard_of: Sequence[Worker], forgotten: int = 0) -> None:
-        self.world.pass_time(time)
-        await self.fleet.beat(heard_of, forgotten)
-
-    @happens(3, forgotten=FEW)
-    def beat(self, forgotten: int) -> None:
-        self.do(self.fleet.beat(self.fleet.workers, forgotten))
-
-    @happens(4)
-    def tick_both(self) -> None:
-        self.do(self.world.both(self.world.tick))
-
-    @happens(8, who=PICK)
-    def dispatch(self, who: int) -> None:
-        self.do(self.fleet.dispatch(self._replica(who)))
-
-    @happens(5)
-    def dispatch_both(self) -> None:
-        self.do(self.world.both(self.fleet.dispatch))
-
-    @happens(4, who=PICK)
-    def reap(self, who: int) -> None:
-        self.do(self.fleet.reap(self._replica(who)))
-
-    @happens(4)
-    def reap_both(self) -> None:
-        self.do(self.world.both(self.fleet.reap))
-
-    @happens(3, who=PICK)
-    def tick_while_the_other_reaps(self, who: int) -> None:
-        self.do(self.world.at_once(self.world.tick(self._replica(who)), self.fleet.reap(self._replica(who + 1))))
-
-    @happens(5, who=PICK, credit=CREDIT)
-    def begin_session(self, who: int, credit: int) -> None:
-        self.do(self.fleet.begin(self._replica(who), credit))
-
-    @happens(3, pick=PICK, who=PICK, credit=CREDIT)
-    def reconnect(self, pick: int, who: int, credit: int) -> None:
-        self.do(self.fleet.reconnect(pick, self._replica(who), credit))
-
-    @happens(2, pick=PICK)
-    def cut_off(self, pick: int) -> None:
-        self.do(self.fleet.cut_off(pick))
-
-    @happens(2, pick=PICK)
-    def say_goodbye(self, pick: int) -> None:
-        self.do(self.fleet.leave(pick))
-
-    @happens(6, pick=PICK, credit=CREDIT)
-    def grant(self, pick: int, credit: int) -> None:
-        self.do(self.fleet.grant(pick, credit))
-
-    @happens(8, pick=PICK, bits=BITS)
-    def start(self, pick: int, bits: int) -> None:
-        self.do(self.fleet.start(pick, bits))
-
-    @happens(3, pick=PICK, done=st.integers(0, 10))
-    def progress(self, pick: int, done: int) -> None:
-        self.do(self.fleet.progress(pick, done))
-
-    @happens(16, pick=PICK, bits=BITS, outcome=OUTCOME, twice=st.booleans(), items=st.integers(0, 3))
-    def finish(self, pick: int, bits: int, outcome: AttemptOutcome, twice: bool, items: int) -> None:
-        self.do(self.fleet.finish(pick, bits, outcome, twice=twice, items=items))
-
-    @happens(5, pick=PICK, which=PICK, altered=st.booleans())
-    def repeat(self, pick: int, which: int, altered: bool) -> None:
-        self.do(self.fleet.repeat(pick, which, altered=altered))
-
-    @happens(5, pick=PICK, which=PICK, outcome=OUTCOME)
-    def report_late(self, pick: int, which: int, outcome: AttemptOutcome) -> None:
-        self.do(self.fleet.report_late(pick, which, outcome))
-
-    @happens(4, pick=PICK, which=PICK, forged=st.booleans())
-    def report_anothers(self, pick: int, which: int, forged: bool) -> None:
-        self.do(self.fleet.report_anothers(pick, which, forged=forged))
-
-    @happens(2, job=JOB, altered=POLICIES)
-    def alter_policies(self, job: JobName, altered: Policies) -> None:
-        self.do(self.operator.alter_policies(job, altered))
-
-    @happens(2, job=JOB, period=PERIOD)
-    def alter_timing(self, job: JobName, period: str) -> None:
-        self.do(self.operator.alter_timing(job, period))
-
-    @happens(1, job=JOB, policy=CATCH_UP)
-    def hold_job(self, job: JobName, policy: CatchUp) -> None:
-        self.do(self.operator.hold_job(job, policy))
-
-    @happens(1, job=JOB, dice=st.integers(0, 15))
-    def archive_job(self, job: JobName, dice: int) -> None:
-        self.do(self.operator.archive(job, really=dice == 15))
-
-    @happens(1)
-    def register_again(self) -> None:
-        self.do(self.operator.register_again())
-
-    @happens(2, job=JOB, tenant=st.sampled_from(TENANTS), period=PERIOD)
-    def put_schedule(self, job: JobName, tenant: str, period: str) -> None:
-        self.do(self.operator.put_schedule(job, tenant, period))
-
-    @happens(2, pick=PICK, policy=CATCH_UP)
-    def hold_schedule(self, pick: int, policy: CatchUp) -> None:
-        self.do(self.operator.hold_schedule(pick, policy))
-
-    @happens(1, pick=PICK)
-    def switch_schedule(self, pick: int) -> None:
-        self.do(self.operator.switch(pick))
-
-    @happens(1, pick=PICK)
-    def delete_schedule(self, pick: int) -> None:
-        self.do(self.operator.delete(pick))
-
-    @happens(2, pick=PICK)
-    def run_schedule(self, pick: int) -> None:
-        self.do(self.operator.run_now(pick))
-
-    @happens(
-        4, job=JOB, tenants=st.sampled_from(((), TENANTS[:1], TENANTS)), key=st.sampled_from(("", "", "key-1", "key-2"))
-    )
-    def trigger(self, job: JobName, tenants: tuple[str, ...], key: str) -> None:
-        self.do(self.operator.trigger(job, tenants, key))
-
-    @happens(5, pick=PICK, ended=st.booleans())
-    def cancel(self, pick: int, ended: bool) -> None:
-        self.do(self.operator.cancel(pick, ended=ended))
-
-    @rule(chosen=ANYTHING)
-    def then(self, chosen: tuple[str, dict[str, Any]]) -> None:
-        name, drawn = chosen
-        getattr(self, name)(**drawn)
-
-    @invariant()
-    def what_must_hold_holds(self) -> None:
-        self.steps += 1
-        if self.steps % LOOK_EACH == 0:
-            check(self.world.admin, self.kept)
-
-    def teardown(self) -> None:
-        if sys.exception() is None and self.operator.registered:
-            self.world.run(self._heal_and_drain())
-
-    async def _heal_and_drain(self) -> None:
-        """Nobody is heard of again but one worker; every job is paused, which settles what is owed. Then nothing stays
-        live beyond its delays and timeouts."""
-        await self.operator.pause_all()
-        live, drains = live_runs(self.world.admin), 0
-        while live and drains < DRAINS:
-            self.world.pass_time(11 * MINUTE)
-            await self.world.both(self.fleet.reap)
-            await self.fleet.finish_all()
-            left = live_runs(self.world.admin)
-            live, drains = left, drains + 1 if len(left) == len(live) else 0
-        assert live == [], "L4: these stay live"
-        check(self.world.admin, self.kept)
-        self.did["occurrences"] += await check_ledger(self.world)
-
-    def _replica(self, who: int) -> Replica:
-        return self.world.replicas[who % len(self.world.replicas)]
 
 
 @pytest.fixture
@@ -291,8 +45,9 @@ def test_what_must_hold_holds_whatever_happens(world: World, request: pytest.Fix
             phases=PHASES,
         ),
     )
-    occurrences = did.pop("occurrences")
-    sys.stdout.write(f"{did.total()} steps, {occurrences} occurrences owed: {dict(did.most_common())}\n")
+    came_of_it = {what: did.pop(what) for what in ("occurrences", "retried", "filled", "alone")}
+    sys.stdout.write(f"{did.total()} steps, {came_of_it}: {dict(did.most_common())}\n")
     if not given:  # by a seed of somebody's choice, chance may choose a step less often
         assert did.total() >= STEPS
         assert all(did[name] > 20 for name in RARE), did
+        assert all(number > 10 for number in came_of_it.values()), came_of_it

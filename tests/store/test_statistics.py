@@ -81,6 +81,6 @@ async def test_a_replica_that_is_not_alone_reads_nothing(
     with psycopg.connect(database_urls.admin) as rival:
         rival.execute("select pg_advisory_xact_lock(hashtext('carillon.fold_statistics'))")
         rival.execute("lock table carillon.job_stats in access exclusive mode")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await fold_statistics(hot) == 0
             assert await fold_all_statistics(hot) == 0

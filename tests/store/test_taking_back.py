@@ -20,7 +20,7 @@ from scheduler_service.store.database import Database
 from scheduler_service.store.sessions import database_now
 from scheduler_service.usecases.clock_watch import ClockWatch
 from scheduler_service.usecases.leases import Hello, Leases
-from scheduler_service.usecases.reap import Reaped, Reaper
+from scheduler_service.usecases.reap import LOOK_THROUGH_SECONDS, Reaped, Reaper
 from scheduler_service.usecases.report import Reports
 from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.taking_back import IN_FLIGHT_SECONDS
@@ -33,7 +33,8 @@ from tests.store.test_leases import WORKER, Stream
 Admin = psycopg.Connection[Any]
 Connection = psycopg.AsyncConnection[Any]
 LEASE = 30.0
-PATIENCE = 20.0
+FREE_ALL = "update carillon.live_runs set session_id = null, claim_id = null, claimed_at = null, deadline = null"
+PATIENCE = 60.0
 
 
 class Told(Stream):
@@ -188,6 +189,22 @@ async def test_one_run_that_cannot_be_taken_back_keeps_no_other_waiting(replica:
     replica.pass_(5)
     await replica.beat(session)
     assert replica.held() == set()
+
+
+@pytest.mark.parametrize("how", ["delete from carillon.live_runs", FREE_ALL], ids=["ended", "freed"])
+async def test_what_cannot_be_taken_back_is_counted_until_it_is_in_nobody_s_hands(replica: Replica, how: str) -> None:
+    session = await replica.session()
+    await replica.claimed(session, 2)
+    replica.admin.execute("alter table carillon.live_runs add constraint bad check (session_id is not null)")
+    replica.pass_(IN_FLIGHT_SECONDS + 1)
+    await replica.beat(session)
+    await replica.reaper.step(replica.connection, now=replica.now)
+    assert replica.reaper.set_aside == 2
+    replica.admin.execute("alter table carillon.live_runs drop constraint bad")
+    replica.admin.execute(how.encode())
+    replica.pass_(LOOK_THROUGH_SECONDS)
+    await replica.reaper.step(replica.connection, now=replica.now)
+    assert replica.reaper.set_aside == 0
 
 
 async def test_after_a_jump_of_the_database_s_clock_nothing_is_taken_back_for_a_lease(replica: Replica) -> None:

@@ -178,7 +178,7 @@ async def test_run_keys_are_taken_in_the_order_of_tenants_so_that_calls_never_wa
         rival.execute(take, [job.job_id, "tenant-a"])
         request = TriggerRequest(NAME, tenants=["tenant-b", "tenant-a"], run_key="order-1")
         waiting = asyncio.create_task(trigger(database, request))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while admin.execute(_WAITING).fetchone() == (0,):  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0)
         rival.execute(take, [job.job_id, "tenant-b"])

@@ -32,11 +32,11 @@ class Interleaved:
 
     async def run(self, before: Callable[[], Awaitable[Any]], after: Awaitable[Any]) -> Any:
         """Does `before` on the first connection, then begins `after`, which must come to wait for it; then commits."""
-        async with asyncio.timeout(20), self.first.transaction():
+        async with asyncio.timeout(60), self.first.transaction():
             await before()
             task = asyncio.ensure_future(after)
             await self._waits(self.second, task)
-        return await asyncio.wait_for(task, 20)
+        return await asyncio.wait_for(task, 60)
 
     async def _waits(self, connection: Connection, task: asyncio.Future[Any]) -> None:
         pid = connection.info.backend_pid
@@ -127,7 +127,7 @@ class TestRaces:
         for period in (1, 2, 3):
             await case.tick(period)
         ref = await case.claim_one()
-        async with asyncio.timeout(20), hot.transaction():
+        async with asyncio.timeout(60), hot.transaction():
             await case.report(ref)
             cancelling = asyncio.create_task(cancel_run(database, case.wakeups, ADMIN, case.occurrence(2)))
             waiting = (

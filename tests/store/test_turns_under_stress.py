@@ -58,7 +58,7 @@ SEEN_IN_EACH = ("buffered", "skipped", "stopped", "superseded", "extras", "cance
 class Forgetful(Received):
     """Keeps nothing of what it is sent."""
 
-    def assign(self, claim_id: int, runs: Sequence[ClaimedRun]) -> None:
+    def assign(self, claim_id: int, runs: Sequence[ClaimedRun], asked_at: float) -> None:
         pass
 
     def acknowledge(self, verdicts: Iterable[tuple[AttemptRef, Verdict]]) -> None:

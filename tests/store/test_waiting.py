@@ -60,7 +60,7 @@ def held(urls: DatabaseUrls, table: str) -> Iterator[None]:
 
 async def until_it_waits(change: asyncio.Task[Any], admin: psycopg.Connection[Any]) -> None:
     """Until a change waits for a lock, or does not."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not change.done() and admin.execute(_WAITING).fetchone() == (0,):  # noqa: ASYNC110 - nothing says it
             await asyncio.sleep(0)
 

@@ -30,7 +30,7 @@ def bearer(*, secret: str = SECRET, algorithm: str = "HS256", drop: str = "", **
         "iss": "carillon",
         "aud": "carillon",
         "iat": now,
-        "exp": now + timedelta(minutes=5),
+        "exp": now + timedelta(hours=12),  # some are made when tests are collected
         **claims,
     }
     body.pop(drop, None)
@@ -105,7 +105,7 @@ async def test_claims_are_found_by_path() -> None:
         bearer(exp=datetime.now(UTC) - timedelta(minutes=1)),
         bearer(iss="somebody"),
         bearer(aud="something"),
-        bearer(iat=datetime.now(UTC) + timedelta(minutes=5)),
+        bearer(iat=datetime.now(UTC) + timedelta(hours=6)),
         *(bearer(drop=claim, role="admin") for claim in ("exp", "iat", "iss", "aud", "sub")),
         bearer(algorithm="HS512", secret=SECRET * 2),
         ("authorization", "Bearer " + "x" * 9000),

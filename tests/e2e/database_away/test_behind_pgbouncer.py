@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import psycopg
+import pytest
 from aiohttp import web
 from carillon import AlreadyExists, Client, SchedulerUnavailable
+from sqlalchemy import text
 
+from scheduler_service.store.database import Database
+from scheduler_service.store.errors import is_database_away
+from tests.builders import ADMIN
 from tests.e2e.cluster import eventually
 from tests.e2e.conftest import SERVICE, Call, Service, service
 from tests.e2e.test_pgbouncer import Behind, behind, program, recorded
@@ -44,6 +50,31 @@ async def test_a_restart_and_server_connections_that_are_killed(behind: Behind, 
     await eventually(outcomes, lambda ended: ended == {("MANUAL", "COMPLETED"): RUNS})
     assert len(calls) == RUNS
     assert set(calls.values()) == {1}
+
+
+async def test_a_transaction_whose_server_connection_was_killed_finds_the_database_away(behind: Behind) -> None:
+    """PgBouncer passes on the server's last word, and adds its own."""
+    urls = behind.cluster.urls
+    database = Database(urls.api, urls.engine, pool_size=1, through_pgbouncer=True)
+    with psycopg.connect(urls.admin, autocommit=True) as admin:
+        for _ in range(5):
+            with pytest.raises(Exception, match="connection") as caught:
+                await _cut_off_in_the_middle(database, admin)
+            assert is_database_away(caught.value), repr(caught.value)
+        async with database.acting_for(ADMIN) as tx:
+            assert (await tx.connection.execute(text("select 1"))).scalar_one() == 1
+    await database.close()
+
+
+async def _cut_off_in_the_middle(database: Database, admin: psycopg.Connection[Any]) -> None:
+    async with database.acting_for(ADMIN) as tx:
+        process = (await tx.connection.execute(text("select pg_backend_pid()"))).scalar_one()
+        admin.execute("select pg_terminate_backend(%s)", [process])
+
+        async def is_gone() -> bool:
+            return not admin.execute("select from pg_stat_activity where pid = %s", [process]).fetchall()
+
+        await eventually(is_gone)
 
 
 async def _break(behind: Behind, part: int) -> None:

@@ -27,6 +27,8 @@ HEARTBEAT = 0.3
 BOUND = LEASE + 5
 """Seconds in which everything is to be as it was, whatever a stream said."""
 PATIENCE = 30.0
+LONG_LEASE = 30.0
+"""For what does not wait for its end: no machine is so slow that it runs out meanwhile."""
 
 _log = structlog.get_logger()
 
@@ -78,11 +80,12 @@ class House:
         """Every replica's proxy, in gRPC's syntax."""
         return "ipv4:" + ",".join(replica.proxy.address for replica in self.replicas)
 
-    async def open_replica(self, **settings: Any) -> Replica:
+    async def open_replica(self, at: tuple[str, int] = (LOCALHOST, 0), **settings: Any) -> Replica:
+        """`at`: where its proxy listens; port 0: on a free one."""
         name = f"replica-{len(self.replicas) + 1}"
         given = {"lease_seconds": LEASE, "heartbeat_seconds": HEARTBEAT, "replica": name}
         app = await self.stack.enter_async_context(scheduler(self.urls, **(given | settings)))
-        proxy = self.stack.enter_context(FaultProxy((LOCALHOST, app.port)))
+        proxy = self.stack.enter_context(FaultProxy((LOCALHOST, app.port), host=at[0], port=at[1]))
         self.replicas.append(Replica(name, app, proxy))
         return self.replicas[-1]
 
@@ -127,9 +130,9 @@ class House:
     def completed(self) -> int:
         return int(self.one("select count(*) from carillon.runs where state = 'COMPLETED'"))
 
-    async def until_completed(self, count: int) -> None:
+    async def until_completed(self, count: int, seconds: float = BOUND) -> None:
         """Returns once at least so many are."""
-        await until(lambda: self.completed() >= count)
+        await until(lambda: self.completed() >= count, seconds)
 
     def claimed(self) -> int:
         return int(self.one("select count(*) from carillon.live_runs where session_id is not null"))

@@ -27,7 +27,7 @@ from grpc_status import rpc_status
 
 T = TypeVar("T")
 
-SAFETY_SECONDS = 20.0
+SAFETY_SECONDS = 60.0
 
 
 async def soon(waiting: Awaitable[T]) -> T:

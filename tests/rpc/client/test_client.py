@@ -251,7 +251,7 @@ async def test_a_watch_ends_with_its_reader(scheduler: AnsweringScheduler, clien
     states = [(await anext_of(watch)).state for _ in range(2)]
     assert states == [run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING]
     await watch.aclose()
-    await asyncio.wait_for(scheduler.watch_ended.wait(), 20)
+    await asyncio.wait_for(scheduler.watch_ended.wait(), 60)
 
 
 async def test_a_schedule_is_put_with_what_is_named(scheduler: AnsweringScheduler, client: Client) -> None:

@@ -159,9 +159,9 @@ async def test_a_call_that_is_cancelled_stops_its_handler(service: Service) -> N
             stopped.set()
 
     call = asyncio.ensure_future(service.call({}))
-    await asyncio.wait_for(started.wait(), 20)
+    await asyncio.wait_for(started.wait(), 60)
     call.cancel()
-    await asyncio.wait_for(stopped.wait(), 20)
+    await asyncio.wait_for(stopped.wait(), 60)
 
 
 async def test_a_plain_function_sees_that_its_call_is_out_of_time(service: Service) -> None:

@@ -19,7 +19,7 @@ from tests.e2e.cluster import ROOT, eventually
 from tests.rpc.client.conftest import ScriptedScheduler
 
 NOBODY = "127.0.0.1:1"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ from tests.credentials import accepting
 WORKER_TOKEN = canary.token("worker")
 EMAIL_TOKEN = canary.token("email")
 TOKENS = f"*={WORKER_TOKEN},email-service={EMAIL_TOKEN}"
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 LIVE = "select count(*) from carillon.live_runs where session_id is not null"
 SESSIONS = "select count(*) from carillon.sessions"
@@ -165,7 +165,7 @@ class RawWorker:
         return self
 
     async def send(self, **fields: Any) -> None:
-        with suppress(grpc.aio.AioRpcError):  # refused meanwhile: `status` says why
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # ended meanwhile: `status` says why
             await self.call.write(Request(**fields))
 
     async def beat(self, sequence: int, held: Sequence[int] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -224,7 +225,7 @@ async def test_a_worker_that_does_not_read_is_closed(database: Database) -> None
         [session] = replica.sessions
 
         def is_closed_when_it_gets_more() -> bool:
-            session.outbound.assign(7, [a_claimed_run("x" * 256 * 1024)])
+            session.outbound.assign(7, [a_claimed_run("x" * 256 * 1024)], time.monotonic())
             return len(replica.sessions) == 0
 
         worker.reads.clear()

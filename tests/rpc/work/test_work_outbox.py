@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -28,9 +29,9 @@ async def sent(outbox: Outbox) -> list[worker_service_pb2.WorkResponse]:
 async def test_runs_of_one_claim_share_a_message_and_claims_do_not() -> None:
     outbox = Outbox()
     first, second, third = a_claimed_run(), a_claimed_run(), a_claimed_run()
-    outbox.assign(7, [first])
-    outbox.assign(7, [second])
-    outbox.assign(8, [third])
+    outbox.assign(7, [first], time.monotonic())
+    outbox.assign(7, [second], time.monotonic())
+    outbox.assign(8, [third], time.monotonic())
     messages = [message.assignments for message in await sent(outbox)]
     assert [(m.claim_id, [UUID(bytes=a.run_id) for a in m.assignments]) for m in messages] == [
         (7, [first.run_id, second.run_id]),
@@ -40,7 +41,7 @@ async def test_runs_of_one_claim_share_a_message_and_claims_do_not() -> None:
 
 async def test_large_payloads_are_split_into_messages_that_every_worker_accepts() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_claimed_run("x" * 256 * 1024) for _ in range(5)])
+    outbox.assign(7, [a_claimed_run("x" * 256 * 1024) for _ in range(5)], time.monotonic())
     messages = await sent(outbox)
     assert [len(message.assignments.assignments) for message in messages] == [3, 2]
     assert max(message.ByteSize() for message in messages) < 1024 * 1024
@@ -51,7 +52,7 @@ async def test_what_is_not_seen_in_a_payloads_length_counts_too(payload: str) ->
     labels = {f"label-{number}": chr(0x1F600) * 256 for number in range(32)}
     runs = [replace(a_claimed_run(payload), labels=labels) for _ in range(300)]
     outbox = Outbox()
-    outbox.assign(7, runs)
+    outbox.assign(7, runs, time.monotonic())
     messages = await sent(outbox)
     assert sum(len(message.assignments.assignments) for message in messages) == 300
     assert max(message.ByteSize() for message in messages) < 1024 * 1024
@@ -62,7 +63,7 @@ async def test_it_says_when_it_is_full_and_when_it_is_so_no_longer() -> None:
     outbox.on_full = said.append
     messages = aiter(outbox.messages())
     for _ in range(20):
-        outbox.assign(7, [a_claimed_run("x" * 256 * 1024)])
+        outbox.assign(7, [a_claimed_run("x" * 256 * 1024)], time.monotonic())
     assert said == [True]
     while len(said) < 2:
         await anext(messages)
@@ -71,7 +72,7 @@ async def test_it_says_when_it_is_full_and_when_it_is_so_no_longer() -> None:
 
 async def test_an_assignment_says_all_about_its_run() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_claimed_run()])
+    outbox.assign(7, [a_claimed_run()], time.monotonic())
     [message] = await sent(outbox)
     [assignment] = message.assignments.assignments
     assert assignment.attempt_timeout.ToMilliseconds() == 250
@@ -93,7 +94,7 @@ async def test_acknowledgements_and_cancels_are_merged() -> None:
 
 async def test_only_the_newest_heartbeat_is_answered_and_before_everything_else() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_claimed_run()])
+    outbox.assign(7, [a_claimed_run()], time.monotonic())
     outbox.acknowledge_heartbeat(4)
     outbox.acknowledge_heartbeat(5)
     messages = await sent(outbox)
@@ -103,7 +104,7 @@ async def test_only_the_newest_heartbeat_is_answered_and_before_everything_else(
 
 async def test_a_claim_counts_as_unsent_until_it_is_taken() -> None:
     outbox = Outbox()
-    outbox.assign(7, [a_claimed_run()])
+    outbox.assign(7, [a_claimed_run()], time.monotonic())
     assert outbox.unsent_claims == {7}
     await anext(aiter(outbox.messages()))
     assert outbox.unsent_claims == set()
@@ -124,10 +125,10 @@ async def test_payloads_that_pile_up_end_the_stream_and_those_that_were_sent_do_
     outbox = Outbox(most_bytes=2000)
     messages: AsyncIterator[worker_service_pb2.WorkResponse] = aiter(outbox.messages())
     for _ in range(5):
-        outbox.assign(7, [a_claimed_run("x" * 900)])
+        outbox.assign(7, [a_claimed_run("x" * 900)], time.monotonic())
         await anext(messages)
-    outbox.assign(7, [a_claimed_run("x" * 900)])
-    outbox.assign(7, [a_claimed_run("x" * 900)])
+    outbox.assign(7, [a_claimed_run("x" * 900)], time.monotonic())
+    outbox.assign(7, [a_claimed_run("x" * 900)], time.monotonic())
     with pytest.raises(Unavailable):
         await anext(messages)
 
@@ -135,11 +136,11 @@ async def test_payloads_that_pile_up_end_the_stream_and_those_that_were_sent_do_
 async def test_a_stream_that_was_ended_sends_nothing_more() -> None:
     outbox, ended = Outbox(), []
     outbox.on_end = lambda: ended.append(True)
-    outbox.assign(7, [a_claimed_run()])
+    outbox.assign(7, [a_claimed_run()], time.monotonic())
     outbox.end(Replaced("newer"))
     outbox.end(Unavailable("later"))
     outbox.finish()
-    outbox.assign(8, [a_claimed_run()])
+    outbox.assign(8, [a_claimed_run()], time.monotonic())
     outbox.acknowledge_heartbeat(1)
     with pytest.raises(Replaced):
         await anext(aiter(outbox.messages()))

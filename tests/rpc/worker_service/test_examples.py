@@ -21,7 +21,7 @@ from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc
 from tests.signed import KEY, signed_json
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Example:

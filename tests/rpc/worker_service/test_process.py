@@ -20,7 +20,7 @@ from carillon.v1 import work_pb2
 from tests.rpc.worker_service.conftest import Endpoint, ScriptedScheduler
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 Serve = Callable[[Endpoint], Awaitable[str]]
 

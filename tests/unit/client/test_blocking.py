@@ -34,7 +34,7 @@ SERVICES = {
 }
 UNARY = [*call_cases.UNARY, *schedule_call_cases.UNARY, *audit_call_cases.UNARY]
 PAGES = [*call_cases.PAGES, *schedule_call_cases.PAGES, *audit_call_cases.PAGES]
-SAFETY_SECONDS = 20.0
+SAFETY_SECONDS = 60.0
 TIMEOUT = 5.0
 
 

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from scheduler_service.loops import loop as loops
 from scheduler_service.loops.loop import Loop
+from scheduler_service.loops.readiness import ReadinessLoop
 from scheduler_service.usecases.wakeups import Wakeup
 
 
@@ -28,7 +29,7 @@ async def connect() -> Any:
 
 
 class Stepping(Loop):
-    """A loop around a test's step, which has nothing to do for a minute once it found nothing."""
+    """A loop around a test's step, which has nothing to do for an hour once it found nothing."""
 
     def __init__(
         self, wakeup: Wakeup, step: Callable[[], Awaitable[bool]], connect: Callable[[], Awaitable[Any]] = connect
@@ -40,7 +41,7 @@ class Stepping(Loop):
         return await self._step()
 
     def seconds_to_next(self) -> float:
-        return 60.0
+        return 3_600.0
 
 
 async def test_a_loop_goes_on_after_an_error_and_says_so() -> None:
@@ -81,7 +82,7 @@ async def test_a_loop_that_waits_to_try_again_is_hurried(monkeypatch: pytest.Mon
     loop = Stepping(Wakeup(), step)
     loop.start()
     for _ in range(3):
-        await asyncio.wait_for(steps.get(), 30)
+        await asyncio.wait_for(steps.get(), 60)
         await asyncio.sleep(0)
         loop.hurry()
     await loop.stop()
@@ -99,7 +100,7 @@ async def test_a_wake_up_ends_the_wait() -> None:
     loop.start()
     await stepped.get()
     wakeup.set()
-    async with asyncio.timeout(0.9):
+    async with asyncio.timeout(60):
         await stepped.get()
     await loop.stop()
 
@@ -126,7 +127,7 @@ async def test_what_is_no_exception_is_got_over_with_a_new_connection(stray: Bas
     loop = Stepping(Wakeup(), step, connect_anew)
     with capture_logs() as logs:
         loop.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await went_on.wait()
     await asyncio.sleep(0)
     assert loop.health().running
@@ -148,11 +149,11 @@ async def test_an_error_while_it_finds_out_how_long_to_wait_does_not_end_it() ->
             if waits == 1:
                 raise ZeroDivisionError
             went_on.set()
-            return 60.0
+            return 3_600.0
 
     loop = Waiting(Wakeup(), step)
     loop.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await went_on.wait()
     assert loop.health().running
     await loop.stop()
@@ -173,4 +174,27 @@ async def test_whoever_cancels_its_task_ends_it() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert not loop.health().running
+
+
+async def test_readiness_is_looked_at_on_and_on_whatever_strikes_it() -> None:
+    looks = 0
+    again = asyncio.Event()
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise asyncio.CancelledError  # one that strays out of a library
+        if looks == 2:
+            raise RuntimeError("once")
+        again.set()
+
+    loop = ReadinessLoop(look, period=0.0)
+    loop.start()
+    async with asyncio.timeout(20):
+        await again.wait()
+    assert loop.health().running
+    assert loop.failures == 2
+    await loop.stop()
     assert not loop.health().running

@@ -96,7 +96,7 @@ async def test_stdout_and_stderr_go_to_a_log_of_the_process(processes: Processes
     program = "import os, sys; print(os.environ['WORD']); sys.exit('and a complaint')"
     await processes.start("speaker", python(program), {"WORD": "a word"})
     with pytest.raises(LocalStackError):
-        await asyncio.wait_for(processes.watch(), timeout=20)
+        await asyncio.wait_for(processes.watch(), timeout=60)
     assert processes.log_path("speaker").read_text() == "a word\nand a complaint\n"
 
 
@@ -126,13 +126,13 @@ async def test_an_unexpected_end_is_noticed_with_its_cause(processes: Processes)
     await processes.start("worker", python(SAYS_READY), ready=wrote(processes, "worker"))
     os.kill(processes.pid("worker"), signal.SIGKILL)
     with pytest.raises(LocalStackError, match=r"worker ended unexpectedly \(killed by SIGKILL\)(.|\n)*ready"):
-        await asyncio.wait_for(processes.watch(), timeout=20)
+        await asyncio.wait_for(processes.watch(), timeout=60)
 
 
 async def test_an_ended_process_can_be_started_again_and_keeps_its_log(processes: Processes) -> None:
     await processes.start("worker", python("print('first')"))
     with pytest.raises(LocalStackError, match="exit code 0"):
-        await asyncio.wait_for(processes.watch(), timeout=20)
+        await asyncio.wait_for(processes.watch(), timeout=60)
     argv = python("import signal; print('second'); signal.pause()")
     await processes.start("worker", argv, ready=wrote(processes, "worker", "second"))
     assert processes.log_path("worker").read_text() == "first\nsecond\n"
@@ -152,7 +152,7 @@ async def test_one_process_can_be_ended_by_a_signal_which_is_no_unexpected_end(p
     assert await processes.end("victim") == -signal.SIGKILL
     os.kill(processes.pid("steady"), signal.SIGKILL)
     with pytest.raises(LocalStackError, match="steady ended unexpectedly"):
-        await asyncio.wait_for(watching, timeout=20)
+        await asyncio.wait_for(watching, timeout=60)
 
 
 async def test_stop_ends_in_reverse_order_and_is_no_unexpected_end(processes: Processes, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ async def test_the_guardian_ends_what_is_watched_and_spares_what_it_was_told_to_
     assert alive(spared.pid)
     spared.kill()
     await spared.wait()
-    assert await asyncio.wait_for(watched.wait(), timeout=20) == -signal.SIGUSR1
+    assert await asyncio.wait_for(watched.wait(), timeout=60) == -signal.SIGUSR1
 
 
 def test_a_guardian_that_somebody_ended_is_told_when_it_is_needed() -> None:

@@ -26,7 +26,7 @@ from worker_service.targets.allowed import Gate
 from worker_service.targets.channels import Channels
 from worker_service.targets.grpc import GrpcExecutor
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 LOCALHOST = IPv4Address("127.0.0.1")
 
 Request = job_handler_service_pb2.ExecuteRequest

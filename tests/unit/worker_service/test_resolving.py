@@ -21,7 +21,7 @@ from worker_service.targets.resolving import (
 )
 
 FIRST, SECOND = ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("192.0.2.2")
-PATIENCE = 20.0
+PATIENCE = 60.0
 SERVICE, OTHER = "email-service", "kpi-service"
 
 

@@ -8,6 +8,8 @@ import re
 
 # In gRPC's URIs they end or change what stands before them, so that one reader sees another host than the next.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f?#%@\\]")
+# `dns://127.0.0.1:53/`: who is to resolve the name behind it. By its address, as gRPC demands.
+_RESOLVER = re.compile(r"dns://(?:\[[0-9A-Fa-f:.]+\]|[0-9]{1,3}(?:\.[0-9]{1,3}){3})(?::[0-9]{1,5})?/")
 _SCHEME = re.compile(r"(?:(dns):(?:///)?|(ipv4|ipv6):)")
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([^\[\]:/,]+)(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
 
@@ -18,9 +20,15 @@ def check_target(target: str) -> str:
         raise ValueError(f"write host:port, without {target.partition('//')[0]}//")
     if _AMBIGUOUS.search(target):
         raise ValueError("write host:port, without spaces, backslashes, '?', '#', '%' and '@'")
-    if target.startswith("dns://") and not target.startswith("dns:///"):
-        raise ValueError("write dns:///host:port: a resolver between its slashes is not supported")
+    if target.startswith("dns://") and not target.startswith("dns:///") and not _RESOLVER.match(target):
+        raise ValueError("write dns:///host:port, or dns://10.0.0.53:53/host:port with the resolver's address")
     return target
+
+
+def place_of(target: str) -> str:
+    """The target without `dns:///`, or without `dns://` and its resolver."""
+    resolver = _RESOLVER.match(target)
+    return target[resolver.end() :] if resolver else target.removeprefix("dns:///")
 
 
 def is_list(target: str) -> bool:

@@ -22,8 +22,8 @@ def list_audit_events(
 ) -> Pages[audit_pb2.AuditEvent]:
     """Who changed what, the newest first. Filters add up.
 
-    resource: such as `services/email-service`, with all that lies below it. principal: such as `admin:alice`. action:
-    such as `PauseJob`.
+    resource: such as `services/email-service`, with all that lies below it. principal: such as `admin:alice`, or all
+    of a kind: `engine:` is what the schedulers repaired by themselves. action: such as `PauseJob`.
     """
     request = audit_service_pb2.ListAuditEventsRequest(
         resource=resource, principal=principal, action=action, tenant=tenant, request_id=request_id, page_size=PAGE

@@ -187,7 +187,11 @@ def cancel_backfill(name: str, reason: str = "") -> Call[backfill_pb2.Backfill]:
 
 
 def get_run(run: str | uuid.UUID) -> Call[run_pb2.Run]:
-    """Reads one run, live or ended."""
+    """Reads one run, live or ended.
+
+    `pending_reason` says why a pending one does not run, `retry_reason` what decided when its next attempt comes, and
+    `retried_by` which run was made to do what an ended one did not.
+    """
     request = run_service_pb2.GetRunRequest(name=run_name(run))
     return Unary(lambda stubs: stubs.runs.GetRun).call(request, lambda answer: answer.run)
 

@@ -126,6 +126,9 @@ def _options(*, for_work: bool, shuffle: bool) -> list[tuple[str, str | int]]:
         # gRPC's own default grows to two minutes: a client would find the scheduler that long after it is back.
         ("grpc.initial_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # A name is asked again when its addresses fail; gRPC's own default would go on with the old ones for 30 s,
+        # which is as long as replacing all replicas takes.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         ("grpc.service_config", json.dumps(_service_config(shuffle=shuffle))),
     ]
     if for_work:

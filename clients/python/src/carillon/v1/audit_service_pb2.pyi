@@ -36,7 +36,9 @@ class ListAuditEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
-    """Events of this principal, such as `admin:alice`. Default: all."""
+    """Events of this principal, such as `admin:alice`; or, with nothing after the colon, of all of a kind: `engine:` is
+    what the schedulers repaired by themselves, `admin:` what admins did. Default: all.
+    """
     action: _builtins.str
     """Events of this action, such as `PauseJob`. Default: all."""
     resource: _builtins.str

@@ -62,6 +62,58 @@ RUN_STATE_SKIPPED: RunState.ValueType  # 6
 """Ended without a start: an earlier run of its schedule was live."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
+class _PendingReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PendingReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PendingReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PENDING_REASON_UNSPECIFIED: _PendingReason.ValueType  # 0
+    """It is not pending; or whether a worker serves it could not be found out in time."""
+    PENDING_REASON_BLOCKED: _PendingReason.ValueType  # 1
+    """An earlier run of its schedule has to end first: see that one, and the job's `overlap`."""
+    PENDING_REASON_NOT_DUE: _PendingReason.ValueType  # 2
+    """`run_after` lies ahead, and no attempt was made."""
+    PENDING_REASON_RETRY_DELAY: _PendingReason.ValueType  # 3
+    """`run_after` lies ahead: it waits for its next attempt. `error` says why the last one failed, `retry_reason` why the
+    next one comes then.
+    """
+    PENDING_REASON_NO_WORKER: _PendingReason.ValueType  # 4
+    """It is due, and no worker that is connected serves its route: `http`, `grpc`, or the handlers of its service. A
+    worker that was killed counts as connected until its lease ends (30 s by default).
+    """
+    PENDING_REASON_ALONE: _PendingReason.ValueType  # 5
+    """It is due, and was lost with its worker before: it waits for a worker that has nothing else in its hands, so that it
+    takes no other run along.
+    """
+    PENDING_REASON_READY: _PendingReason.ValueType  # 6
+    """It is due: a worker takes it as soon as one that serves it has room."""
+
+class PendingReason(_PendingReason, metaclass=_PendingReasonEnumTypeWrapper):
+    """Why a pending run is in no worker's hands. The first that holds, in this order."""
+
+PENDING_REASON_UNSPECIFIED: PendingReason.ValueType  # 0
+"""It is not pending; or whether a worker serves it could not be found out in time."""
+PENDING_REASON_BLOCKED: PendingReason.ValueType  # 1
+"""An earlier run of its schedule has to end first: see that one, and the job's `overlap`."""
+PENDING_REASON_NOT_DUE: PendingReason.ValueType  # 2
+"""`run_after` lies ahead, and no attempt was made."""
+PENDING_REASON_RETRY_DELAY: PendingReason.ValueType  # 3
+"""`run_after` lies ahead: it waits for its next attempt. `error` says why the last one failed, `retry_reason` why the
+next one comes then.
+"""
+PENDING_REASON_NO_WORKER: PendingReason.ValueType  # 4
+"""It is due, and no worker that is connected serves its route: `http`, `grpc`, or the handlers of its service. A
+worker that was killed counts as connected until its lease ends (30 s by default).
+"""
+PENDING_REASON_ALONE: PendingReason.ValueType  # 5
+"""It is due, and was lost with its worker before: it waits for a worker that has nothing else in its hands, so that it
+takes no other run along.
+"""
+PENDING_REASON_READY: PendingReason.ValueType  # 6
+"""It is due: a worker takes it as soon as one that serves it has room."""
+Global___PendingReason: _TypeAlias = PendingReason  # noqa: Y015
+
 class _TriggerSource:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -164,6 +216,9 @@ class Run(_message.Message):
     CANCEL_REQUEST_TIME_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
+    RETRIED_BY_FIELD_NUMBER: _builtins.int
+    PENDING_REASON_FIELD_NUMBER: _builtins.int
+    RETRY_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name: `runs/{run}`; the run's id is a UUID (RFC 9562): version 8 for scheduled runs (made of the nominal
     instant and the schedule), version 7 for the others. Ids sort by time.
@@ -198,6 +253,16 @@ class Run(_message.Message):
     """True while it is pending because an earlier run of its schedule has to end first."""
     retry_of: _builtins.str
     """`runs/{run}`: the ended run that this one tries again, by hand. Empty: none."""
+    retried_by: _builtins.str
+    """`runs/{run}`: the newest run that was made to do what this one did not do, by `RetryRun`, a backfill or a repair;
+    that one says what became of it. Empty: none, or this one is live or completed.
+    """
+    pending_reason: Global___PendingReason.ValueType
+    """Why nobody has it, as far as it is `RUN_STATE_PENDING`; otherwise unspecified."""
+    retry_reason: _builtins.str
+    """Of a live run with an earlier attempt: what decided when the next one may begin (`run_after`), such as the job's
+    retry policy, or the target with `Retry-After`. One sentence for people.
+    """
     @_builtins.property
     def scheduled_time(self) -> _timestamp_pb2.Timestamp:
         """The nominal instant that it is for. For runs by hand: when it was made. A retry has that of the run which it tries
@@ -214,7 +279,9 @@ class Run(_message.Message):
 
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
+        """When its end was recorded, by the database's clock: the result has reached a scheduler by then, and the work itself
+        ended up to that long before.
+        """
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
@@ -289,10 +356,13 @@ class Run(_message.Message):
         cancel_request_time: _timestamp_pb2.Timestamp | None = ...,
         blocked: _builtins.bool = ...,
         retry_of: _builtins.str = ...,
+        retried_by: _builtins.str = ...,
+        pending_reason: Global___PendingReason.ValueType = ...,
+        retry_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "metadata", b"metadata", "metrics", b"metrics", "payload", b"payload", "progress", b"progress", "run_after", b"run_after", "scheduled_time", b"scheduled_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "job", b"job", "labels", b"labels", "max_attempts", b"max_attempts", "metadata", b"metadata", "metrics", b"metrics", "name", b"name", "origin", b"origin", "payload", b"payload", "progress", b"progress", "retry_of", b"retry_of", "run_after", b"run_after", "schedule", b"schedule", "schedule_revision", b"schedule_revision", "scheduled_local_time", b"scheduled_local_time", "scheduled_time", b"scheduled_time", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "time_zone", b"time_zone", "trigger_source", b"trigger_source", "triggered_by", b"triggered_by", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "items", b"items", "job", b"job", "labels", b"labels", "max_attempts", b"max_attempts", "metadata", b"metadata", "metrics", b"metrics", "name", b"name", "origin", b"origin", "payload", b"payload", "pending_reason", b"pending_reason", "progress", b"progress", "retried_by", b"retried_by", "retry_of", b"retry_of", "retry_reason", b"retry_reason", "run_after", b"run_after", "schedule", b"schedule", "schedule_revision", b"schedule_revision", "scheduled_local_time", b"scheduled_local_time", "scheduled_time", b"scheduled_time", "start_time", b"start_time", "state", b"state", "tenant", b"tenant", "time_zone", b"time_zone", "trigger_source", b"trigger_source", "triggered_by", b"triggered_by", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,6 +497,7 @@ class Attempt(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    RETRY_REASON_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """`runs/{run}`."""
     attempt: _builtins.int
@@ -435,13 +506,15 @@ class Attempt(_message.Message):
     """How it ended: `RUN_STATE_FAILED` for each but the last; for the last, how the run ended, or `RUN_STATE_RUNNING`."""
     worker: _builtins.str
     """The worker that had it."""
+    retry_reason: _builtins.str
+    """Of one that another followed, or is to follow: what decided when that one might begin. One sentence for people."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started. Unset if it did not."""
 
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
+        """When its end was recorded."""
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
@@ -462,10 +535,11 @@ class Attempt(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         worker: _builtins.str = ...,
         error: Global___RunError | None = ...,
+        retry_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "error", b"error", "finish_time", b"finish_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "run", b"run", "start_time", b"start_time", "state", b"state", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "duration", b"duration", "error", b"error", "finish_time", b"finish_time", "retry_reason", b"retry_reason", "run", b"run", "start_time", b"start_time", "state", b"state", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

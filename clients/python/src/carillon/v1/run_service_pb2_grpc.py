@@ -94,7 +94,7 @@ class RunServiceServicer(object):
 
     def WatchRuns(self, request, context):
         """Streams runs as they change: first each live run that matches, then every run whose state, attempt or progress
-        changed. Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
+        changed (that only its `pending_reason` did is no news). Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
         or, if `run` is given, that run has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -41,7 +41,7 @@ class RunServiceStub:
     """Lists runs, live and ended together, newest first (by id)."""
     WatchRuns: _grpc.UnaryStreamMultiCallable[_run_service_pb2.WatchRunsRequest, _run_service_pb2.WatchRunsResponse]
     """Streams runs as they change: first each live run that matches, then every run whose state, attempt or progress
-    changed. Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
+    changed (that only its `pending_reason` did is no news). Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
     or, if `run` is given, that run has ended.
     """
     ListAttempts: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListAttemptsRequest, _run_service_pb2.ListAttemptsResponse]
@@ -81,7 +81,7 @@ class RunServiceAsyncStub(RunServiceStub):
     """Lists runs, live and ended together, newest first (by id)."""
     WatchRuns: _aio.UnaryStreamMultiCallable[_run_service_pb2.WatchRunsRequest, _run_service_pb2.WatchRunsResponse]  # type: ignore[assignment]
     """Streams runs as they change: first each live run that matches, then every run whose state, attempt or progress
-    changed. Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
+    changed (that only its `pending_reason` did is no news). Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
     or, if `run` is given, that run has ended.
     """
     ListAttempts: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListAttemptsRequest, _run_service_pb2.ListAttemptsResponse]  # type: ignore[assignment]
@@ -136,7 +136,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_service_pb2.WatchRunsResponse], _abc.AsyncIterator[_run_service_pb2.WatchRunsResponse]]:
         """Streams runs as they change: first each live run that matches, then every run whose state, attempt or progress
-        changed. Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
+        changed (that only its `pending_reason` did is no news). Changes that follow each other quickly may arrive as one. The stream goes on until the caller ends it
         or, if `run` is given, that run has ended.
         """
 
