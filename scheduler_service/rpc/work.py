@@ -104,7 +104,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         request_iterator: AsyncIterator[WorkRequest],
         context: worker_service_pb2_grpc._ServicerContext,
     ) -> AsyncIterator[WorkResponse]:
-        if self._draining:
+        if self._is_going():
             raise Unavailable("this replica is going; connect to another one")
         principal = self._caller()
         require(principal, Action.WORK)
@@ -120,6 +120,8 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         pace = Pace.of(self._heartbeat_interval, self._lease, len(hello.held_claims), self._clock)
         reader = asyncio.ensure_future(self._read(request_iterator, session, outbox, pace))
         self._begun(session, outbox, reader)
+        if self._is_going():  # it was let in before, and said Hello after
+            self._send_away(session, outbox)
         # A writer that waits for a worker which went away is not told; the call is.
         context.add_done_callback(lambda _: outbox.finish())  # type: ignore[arg-type]  # typed as synchronous
         self._sessions.grant(session, credit)
@@ -134,8 +136,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         that have not after `grace` seconds are closed."""
         self._draining = True
         for outbox, session in self._streams.items():
-            self._sessions.disconnect(session)
-            outbox.drain()
+            self._send_away(session, outbox)
         try:
             async with asyncio.timeout(grace):
                 while self._streams:
@@ -144,6 +145,13 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         except TimeoutError:
             for outbox in list(self._streams):
                 outbox.end(Unavailable("this replica stops; connect to another one"))
+
+    def _is_going(self) -> bool:
+        return self._draining
+
+    def _send_away(self, session: ConnectedSession, outbox: Outbox) -> None:
+        self._sessions.disconnect(session)
+        outbox.drain()
 
     def _refuse_too_many(self, principal: Principal) -> None:
         """Each stream writes its session's row. Errors: RateLimited."""

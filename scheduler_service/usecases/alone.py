@@ -150,6 +150,19 @@ class AloneRuns:
         """Answers how many runs: one, or none."""
         if not _can_take(session):
             return 0
+        was_kept = session in self._kept
+        self._keep(session)  # nobody seats another run in it while this one is asked for
+        handed = 0
+        try:
+            handed = await self._claim_for(connection, session, now, beside=beside)
+        finally:
+            if not handed and not was_kept:
+                self._let_go(session)
+        return handed
+
+    async def _claim_for(
+        self, connection: Connection, session: ConnectedSession, now: datetime | None, *, beside: bool
+    ) -> int:
         asked_at = self._clock()
         claim = await store.claim_alone(
             connection, session.session_id, session.stream, sorted(session.routes), beside=beside, now=now

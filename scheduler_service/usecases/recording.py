@@ -110,9 +110,12 @@ class Recorder:
         except _LOCKED as error:
             parts = await self._without_the_locked(connection, items, error)
         except HOPELESS as error:
-            if len(items) == 1:
-                _log.error("an item's result cannot be stored", run_id=str(items[0].ref.run_id), error=str(error))
-            parts = _halves(items)
+            if await self._partitions.mend(connection, error):
+                parts = [items]
+            else:
+                if len(items) == 1:
+                    _log.error("an item's result cannot be stored", run_id=str(items[0].ref.run_id), error=str(error))
+                parts = _halves(items)
         for part in parts:
             await self._write_items(connection, part)
 

@@ -75,6 +75,14 @@ def replica(hot: Connection) -> Replica:
     return Replica(hot)
 
 
+async def until_somebody_waits(admin: Admin) -> None:
+    """For a lock of this database."""
+    waits = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with asyncio.timeout(60):
+        while not rows(admin, waits):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.005)
+
+
 def company(admin: Admin) -> list[tuple[int, int]]:
     """Of each session that holds anything: how many runs that are to be alone, and how many in all."""
     return rows(
@@ -99,6 +107,22 @@ async def test_it_is_handed_to_a_session_that_holds_nothing(admin: Admin, hot: C
     assert rows(admin, "select session_id, claim_id from carillon.live_runs where claim_id is not null") == [
         (session, taken.claim_id)
     ]
+
+
+async def test_nobody_seats_a_run_in_the_session_while_it_is_asked_for(
+    admin: Admin, other: Connection, replica: Replica, job: MadeJob
+) -> None:
+    session, received = session_of(admin, replica.sessions, credit=5)
+    await replica.settle_down()
+    pending(admin, job, alone=True)
+    replica.now += 1
+    async with other.transaction():
+        await other.execute("select from carillon.sessions where session_id = %s for update", [session.session_id])
+        handing_out = asyncio.ensure_future(replica.dispatcher.dispatch(replica.hot, now=NOW))
+        await until_somebody_waits(admin)
+        assert replica.dispatcher.seats().seat("http") is None
+    await handing_out
+    assert len(received.runs) == 1
 
 
 async def test_no_session_has_two_of_them(admin: Admin, hot: Connection, job: MadeJob) -> None:
@@ -135,9 +159,7 @@ async def test_a_claim_under_way_elsewhere_is_waited_for(
     async with other.transaction():
         assert (await claim(other, session, HTTP, 1, NOW)) is not None
         alone = asyncio.create_task(claim_alone(hot, session, 1, HTTP, now=NOW))
-        waits = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        while not rows(admin, waits):  # noqa: ASYNC110 - nothing announces it
-            await asyncio.sleep(0.005)
+        await until_somebody_waits(admin)
     refused = await alone
     assert refused is not None
     assert not refused.runs

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from scheduler_service.domain.attempt import AttemptRef, Verdict
+from scheduler_service.domain.attempt import AttemptRef, ItemResult, Verdict
 from scheduler_service.domain.repairs import Repair
 from scheduler_service.domain.returns import HeldRun, Return, after_loss
 from scheduler_service.store import stuck
@@ -175,6 +175,15 @@ async def test_a_month_whose_partitions_are_missing_gets_them(admin: Admin, hot:
     assert await case.report(*map(case.result, refs)) == [Verdict.ACCEPTED] * 3
     assert set(case.states().values()) == {"COMPLETED"}
     assert case.completer.repairs == {Repair.PARTITION_MISSING: 1}
+
+
+async def test_items_whose_month_has_no_partition_get_one(admin: Admin, hot: Connection) -> None:
+    case = Case(admin, hot)
+    [ref] = await case.claimed()
+    admin.execute(f"drop table carillon.items_{START:%Y_%m}".encode())
+    case.completer.submit_items([ItemResult(ref, case.session.session_id, "a@example.com", True)], case.session)
+    assert await case.report(case.result(ref)) == [Verdict.ACCEPTED]
+    assert rows(admin, "select key from carillon.items") == [("a@example.com",)]
 
 
 @pytest.mark.parametrize("error", [AttributeError, TypeError, ValueError])

@@ -210,6 +210,22 @@ async def test_drain_asks_the_worker_to_go_and_waits_for_it(worker: RawWorker, r
         assert (await late.status())[0] is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_a_worker_that_says_hello_while_the_drain_begins_is_asked_to_go_too(database: Database) -> None:
+    draining: list[asyncio.Future[None]] = []
+
+    def meanwhile() -> Outbox:
+        draining.append(asyncio.ensure_future(replica.service.drain(PATIENCE)))
+        return Outbox()
+
+    async with serving(Replica(database, new_outbox=meanwhile)) as replica, a_worker(replica) as worker:
+        await worker.welcomed(credit=1)
+        await worker.expect("drain")
+        assert replica.sessions.routes() == frozenset()
+        await worker.call.done_writing()
+        assert (await worker.status())[0] is grpc.StatusCode.OK
+        await asyncio.gather(*draining)
+
+
 async def test_drain_closes_streams_that_stay(worker: RawWorker, replica: Replica) -> None:
     await worker.welcomed()
     await replica.service.drain(0.0)

@@ -16,21 +16,20 @@ from carillon.version import CLIENT
 
 DEFAULT_TARGET = "127.0.0.1:7007"
 
-# Calls that do the same when they are done twice. The others are not retried: the answer to the first may have
-# been lost, and only the caller knows whether a second one is wanted.
+# Calls that do the same when they are done twice, also since they carry a `request_id` each time. The others are not
+# retried: the answer to the first may have been lost, and only the caller knows what a second one would mean.
 _IDEMPOTENT = {
     "carillon.v1.RegistryService": ("RegisterJobs", "RemoveJob"),
     "carillon.v1.JobService": (
-        "GetJob",
-        "ListJobs",
-        "UpdateJob",
-        "ResetJobOverrides",
-        "PauseJob",
-        "ResumeJob",
-        "GetJobStats",
+        *("GetJob", "ListJobs", "UpdateJob", "ResetJobOverrides", "PauseJob", "ResumeJob", "GetJobStats"),
+        *("TriggerJob", "BackfillJob", "GetBackfill", "ListBackfills", "CancelBackfill"),
     ),
-    "carillon.v1.ScheduleService": ("GetSchedule", "ListSchedules", "PutSchedule"),
-    "carillon.v1.RunService": ("GetRun", "ListRuns", "ListAttempts", "ListItems", "CancelRun"),
+    "carillon.v1.ScheduleService": (
+        *("GetSchedule", "ListSchedules", "PutSchedule", "PauseSchedule", "ResumeSchedule", "RunSchedule"),
+        *("PreviewOccurrences", "ListLedger", "GetTenant", "PutTenant"),
+    ),
+    "carillon.v1.RunService": ("GetRun", "ListRuns", "ListAttempts", "ListItems", "CancelRun", "RetryRun"),
+    "carillon.v1.AuditService": ("ListAuditEvents", "GetAuditHead", "VerifyAuditTrail"),
 }
 
 
