@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from tests.serving import close_server
+
 T = TypeVar("T")
 
 LOCALHOST = "127.0.0.1"
@@ -294,7 +296,8 @@ class FaultProxy:
 
     async def _end(self) -> None:
         assert self._server is not None
-        self._server.close()
+        self._refusing = True
+        await close_server(self._server)
         await self._drop(reset=False, refuse=True)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:

@@ -17,6 +17,7 @@ import psycopg
 from local_stack.ports import LOCALHOST, free_port
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from local_stack.postmaster import end, environment, poll
+from tests.serving import close_server
 
 _READY_SECONDS = 60
 _ASKING = """
@@ -106,7 +107,7 @@ class Refusing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
-        self._server.close()
+        await close_server(self._server)
         await asyncio.gather(*self._asking, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from local_stack.ports import LOCALHOST
 from tests.security.http2 import DATA, ENHANCE_YOUR_CALM, GOAWAY, HEADERS, PREFACE
+from tests.serving import close_server
 
 NO_ERROR, INTERNAL_ERROR = 0, 2
 _HEAD = 9
@@ -56,6 +57,7 @@ class Http2Relay:
         self.calls = 0
         self._behind = port
         self._links: set[_Link] = set()
+        self._clients: list[asyncio.StreamWriter] = []
         self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._refusing = False
@@ -87,12 +89,15 @@ class Http2Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
-        self._server.close()
+        await close_server(self._server)
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
+        for writer in self._clients:
+            writer.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.append(writer)  # before anything can be cancelled, so that each is closed
         task = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
