@@ -15,18 +15,20 @@ import pytest
 from carillon import Client, SchedulerUnavailable, blocking
 from carillon.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
+from tests.ports import lasting_port
+
 
 class _Jobs(job_service_pb2_grpc.JobServiceServicer):
     async def GetJob(self, request: Any, context: Any) -> Any:
         return job_service_pb2.GetJobResponse(job=job_pb2.Job(name=request.name))
 
 
-async def serve(port: int = 0) -> tuple[grpc.aio.Server, str, int]:
+async def serve(port: int = 0) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server()
     job_service_pb2_grpc.add_JobServiceServicer_to_server(_Jobs(), server)  # type: ignore[abstract]  # all it is asked
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
-    return server, f"127.0.0.1:{port}", port
+    return server, f"127.0.0.1:{port}"
 
 
 async def _as_soon_as_it_answers(client: Client) -> job_pb2.Job:
@@ -36,19 +38,20 @@ async def _as_soon_as_it_answers(client: Client) -> job_pb2.Job:
 
 
 async def test_a_client_finds_a_scheduler_that_comes_back_at_the_same_address() -> None:
-    server, target, port = await serve()
+    port = lasting_port()
+    server, target = await serve(port)
     async with Client(target, timeout=20) as client:
         assert (await client.get_job("a/b")).name == "services/a/jobs/b"
         await server.stop(None)
         with pytest.raises(SchedulerUnavailable):
             await client.get_job("a/b")
-        server, _, _ = await serve(port)
+        server, _ = await serve(port)
         assert (await asyncio.wait_for(_as_soon_as_it_answers(client), 60)).name == "services/a/jobs/b"
     await server.stop(None)
 
 
 async def test_a_client_that_was_closed_says_so_and_may_be_opened_again() -> None:
-    server, target, _ = await serve()
+    server, target = await serve()
     client = Client(target)
     async with client:
         await client.get_job("a/b")

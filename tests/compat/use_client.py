@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -30,6 +31,8 @@ from carillon.v1 import (
 )
 
 SERVER_PARTS = ("scheduler_service", "worker_service", "operations", "local_stack", "sqlalchemy", "psycopg", "aiohttp")
+
+PATIENCE = 60.0
 
 
 @dataclass
@@ -88,7 +91,16 @@ def ask_blocking(target: str) -> str:
         return client.get_job("kpi-service/sync").name
 
 
+async def left_over() -> list[str]:
+    """The tasks that do not end by themselves, as gRPC's own do in a moment."""
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=PATIENCE)
+    return [repr(task) for task in asyncio.all_tasks() - {asyncio.current_task()}]
+
+
 async def use() -> dict[str, object]:
+    # asyncio's own warnings of callbacks that take long (-X dev) say how busy the machine is, and no more.
+    asyncio.get_running_loop().slow_callback_duration = math.inf
     scheduler = Scheduler()  # type: ignore[abstract]  # it answers what is asked here
     server = grpc.aio.server()
     worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(scheduler, server)
@@ -106,8 +118,8 @@ async def use() -> dict[str, object]:
         return {"brands": len(payload.brands)}
 
     async with jobs:
-        registered = await asyncio.wait_for(scheduler.registered, 20)
-        result = await asyncio.wait_for(scheduler.result, 20)
+        registered = await asyncio.wait_for(scheduler.registered, PATIENCE)
+        result = await asyncio.wait_for(scheduler.result, PATIENCE)
     async with carillon.Client(target) as client:
         name = (await client.get_job("kpi-service/sync")).name
     blocking_name = await asyncio.get_running_loop().run_in_executor(None, ask_blocking, target)
@@ -120,7 +132,7 @@ async def use() -> dict[str, object]:
         "items": result.items.succeeded,
         "names": [name, blocking_name],
         "tested": tested.state,
-        "tasks": [repr(task) for task in asyncio.all_tasks() - {asyncio.current_task()}],
+        "tasks": await left_over(),
         "threads": [thread.name for thread in threading.enumerate() if "carillon" in thread.name],
     }
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from local_stack.processes import Processes
 from tests.deploy.image import Image
 from tests.deploy.manifests import Container
+from tests.ports import lasting_port
 
 _PATIENCE = 60.0
 
@@ -43,7 +44,7 @@ class Host:
         folder = self.home / name
         (folder / "tmp").mkdir(parents=True)
         inside = {*image.stage.exposed, *_named_ports(container)}
-        ports = {port: self.ports.get(port) or free_port() for port in inside}
+        ports = {port: self.ports.get(port) or lasting_port() for port in inside}
         return Running(self, container, image, name, folder, ports)
 
     def here(self, text: str) -> str:

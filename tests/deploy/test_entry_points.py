@@ -14,7 +14,7 @@ from carillon import Client
 from carillon.v1 import run_pb2
 
 from local_stack.compose_secrets import write_secrets
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from local_stack.seed import KPI_JOBS
 from tests.deploy.image import Image
@@ -22,6 +22,7 @@ from tests.deploy.manifests import TEMPLATE, compose, compose_containers, kubern
 from tests.deploy.running import Host, Running
 from tests.e2e.cluster import eventually, fetch
 from tests.e2e.conftest import ended
+from tests.ports import lasting_port
 from tests.security.authority import Authority
 
 # The tests' PostgreSQL speaks no TLS.
@@ -40,7 +41,7 @@ async def compose_host(
     (folder / "postgres_password").write_text(own_postgres.password)
     write_secrets(folder)
     addresses = {"postgres:5432": f"{LOCALHOST}:{own_postgres.port}", "smtp-sink": LOCALHOST}
-    ports = {1025: free_port(), 8081: free_port()}
+    ports = {1025: lasting_port(), 8081: lasting_port()}
     addresses["email-service:8081"] = f"{LOCALHOST}:{ports[8081]}"
     secrets = {file.name: file.read_text() for file in folder.iterdir()}
     async with Host(tmp_path / "host", images, secrets, addresses, ports) as host:
@@ -151,7 +152,7 @@ async def test_kubernetes_pods_wait_for_the_migration_are_probed_and_stop_in_tim
     for scheduler in schedulers:
         await scheduler.start()
         await eventually(lambda scheduler=scheduler: probed(scheduler, "startupProbe"))  # type: ignore[misc]  # a default
-        assert await probed(scheduler, "livenessProbe")
+        await eventually(lambda scheduler=scheduler: probed(scheduler, "livenessProbe"))  # type: ignore[misc]  # a default
         assert not await probed(scheduler, "readinessProbe")
 
     migration = host.place(containers["migration"], "migration")
@@ -166,7 +167,7 @@ async def test_kubernetes_pods_wait_for_the_migration_are_probed_and_stop_in_tim
     await worker.start()
     await worker.until_healthy()
     for which in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert await probed(worker, which), which
+        await eventually(lambda which=which: probed(worker, which))  # type: ignore[misc]  # a default
 
     assert [await each.stop() for each in (worker, *schedulers)] == [0, 0, 0]
 

@@ -11,10 +11,11 @@ import pytest
 from grpc_health.v1 import health, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from operations.probes import Probes
 from scheduler_service.rpc.health import Health
 from tests.deploy.dockerfile import ROOT
+from tests.ports import lasting_port
 
 
 async def probe(*arguments: str, **environment: str) -> tuple[int | None, str]:
@@ -60,7 +61,7 @@ async def test_grpc_health_as_it_is(served: tuple[str, Health]) -> None:
 async def test_a_proxy_of_the_environment_is_not_asked(served: tuple[str, Health]) -> None:
     address, service = served
     await service.set(None)
-    nobody = f"http://{LOCALHOST}:{free_port()}"
+    nobody = f"http://{LOCALHOST}:{lasting_port()}"
     assert (await probe(address, http_proxy=nobody, HTTP_PROXY=nobody, grpc_proxy=nobody))[0] == 0
 
 
@@ -78,7 +79,7 @@ async def test_http_readiness_as_it_is() -> None:
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
 async def test_nobody_there_is_one_sentence(scheme: str) -> None:
-    address = f"{scheme}{LOCALHOST}:{free_port()}"
+    address = f"{scheme}{LOCALHOST}:{lasting_port()}"
     code, said = await probe(address)
     assert code == 1
     assert said.startswith(f"{address} did not answer: ")

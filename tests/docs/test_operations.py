@@ -276,11 +276,14 @@ async def test_a_newer_schema_lets_the_old_release_work_on_or_at_least_finish(
     with psycopg.connect(cluster.urls.admin, autocommit=True) as admin:
         admin.execute(add, [9998, expected_version()])
         newer = "a newer release has migrated the schema"
-        await eventually(lambda: asyncio.to_thread(cluster.processes.tail, scheduler.name), lambda log: newer in log)
-        assert await readiness(scheduler) == (200, "serving\n")
+        await eventually(
+            lambda: asyncio.to_thread(cluster.processes.tail, scheduler.name, 1_000), lambda log: newer in log
+        )
+        await eventually(lambda: readiness(scheduler), lambda answer: answer == (200, "serving\n"))
         admin.execute(add, [9999, None])
-    _, why = await eventually(lambda: readiness(scheduler), lambda answer: answer[0] == 503)
-    assert "newer than this scheduler knows" in why
+    sentence = "newer than this scheduler knows"
+    code, _ = await eventually(lambda: readiness(scheduler), lambda answer: sentence in answer[1])
+    assert code == 503
     async with cluster.client() as client:
         assert (await failed_run(client)).worker == "worker-service"
 

@@ -11,14 +11,15 @@ import sys
 import urllib.request
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 
 from carillon import Client
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from local_stack.processes import Processes
 from local_stack.secrets import Secrets, kept_secrets
 from local_stack.stack import LOOPBACK, THIS_MACHINE
@@ -112,7 +113,7 @@ class Cluster:
         self, name: str = "worker-service", *, ready: bool = True, **settings: object
     ) -> int:
         """A worker for HTTP targets. Returns the port of its probes, once it is connected; without `ready`, at once."""
-        port = free_port()
+        port = lasting_port()
         own = {
             "target": self.target,
             "worker_token": self.secrets.worker_token,
@@ -182,10 +183,14 @@ async def fetch(url: str) -> tuple[int, str]:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             return error.code, error.read().decode()
-        except (URLError, OSError) as error:
+
+    def try_to_ask() -> tuple[int, str]:
+        try:
+            return ask()
+        except (OSError, HTTPException) as error:  # also in the middle of an answer
             return 0, str(error)
 
-    return await asyncio.to_thread(ask)
+    return await asyncio.to_thread(try_to_ask)
 
 
 async def eventually(

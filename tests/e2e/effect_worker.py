@@ -1,6 +1,7 @@
 """A service that a test kills: its handler's only effect is a line in a file, written durably before the run ends.
 
 EFFECT_FILE names the file: a line `run attempt` for each attempt. EFFECT_CONCURRENCY: how many runs at once.
+EFFECT_HOLD: while a file of this name is there, no run that wrote its line ends.
 SIGTERM ends it in order.
 """
 
@@ -52,12 +53,15 @@ async def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     effects = EffectFile(Path(os.environ["EFFECT_FILE"]))
     concurrency = int(os.environ["EFFECT_CONCURRENCY"])
+    hold = os.environ.get("EFFECT_HOLD")
     jobs = Jobs(service=SERVICE)
 
     @jobs.handler("count", tenant_schedules=True, overlap="allow_all", timeout=30, retries=5, retry_delay=1)
     async def count(run: Run) -> None:
         await effects.append(f"{run.run_id} {run.attempt}")
         await asyncio.sleep(WORK_SECONDS)
+        while hold and os.path.exists(hold):  # noqa: ASYNC110, ASYNC240, PTH110 - nothing announces it
+            await asyncio.sleep(0.02)
 
     registration = jobs.register_in_background()
     try:

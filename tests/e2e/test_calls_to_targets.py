@@ -14,6 +14,7 @@ from local_stack.ports import LOCALHOST
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import Cluster
 from tests.e2e.conftest import SERVICE, ended
+from tests.ports import lasting_port
 
 
 class VerifyingService:
@@ -41,11 +42,17 @@ class VerifyingService:
 
 
 @pytest.fixture
-async def cluster(database_urls: DatabaseUrls, tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[Cluster]:
+def port() -> int:
+    """The service's, which is named before it is there."""
+    return lasting_port()
+
+
+@pytest.fixture
+async def cluster(database_urls: DatabaseUrls, tmp_path: Path, port: int) -> AsyncIterator[Cluster]:
     async with Cluster(tmp_path, database_urls, drain_seconds=6) as cluster:
         await cluster.start_scheduler()
         await cluster.start_worker_service(
-            allowed_targets=f"{LOCALHOST}:{unused_tcp_port}",
+            allowed_targets=f"{LOCALHOST}:{port}",
             allowed_networks="",
             signing_keys=cluster.secrets.signing_keys,
             require_signing=True,
@@ -54,13 +61,13 @@ async def cluster(database_urls: DatabaseUrls, tmp_path: Path, unused_tcp_port: 
 
 
 @pytest.fixture
-async def service(cluster: Cluster, unused_tcp_port: int) -> AsyncIterator[VerifyingService]:
-    service = VerifyingService(cluster, unused_tcp_port)
+async def service(cluster: Cluster, port: int) -> AsyncIterator[VerifyingService]:
+    service = VerifyingService(cluster, port)
     app = web.Application()
     app.router.add_post("/{path:.*}", service.receive)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, LOCALHOST, unused_tcp_port).start()
+    await web.TCPSite(runner, LOCALHOST, port).start()
     yield service
     await runner.cleanup()
 

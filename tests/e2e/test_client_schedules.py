@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import carillon
 import pytest
 
 JOB = "my-service/digest"
+TOKYO = ZoneInfo("Asia/Tokyo")
 
 
 @pytest.fixture(scope="session")
 def carillon_services() -> list[str]:
     return ["my-service"]
+
+
+def far_hour(zone: tzinfo) -> int:
+    """An hour of the day that is far away now: nothing comes due while a test lasts."""
+    return (datetime.now(zone).hour + 12) % 24
 
 
 @pytest.fixture
@@ -23,7 +30,7 @@ def jobs(carillon_scheduler: Any) -> carillon.Jobs:
     jobs.endpoint(
         "digest",
         "http://127.0.0.1:9/digest",
-        cron="0 9 * * *",
+        cron=f"0 {far_hour(timezone.utc)} * * *",
         overlap="buffer_one",
         catch_up="all",
         catch_up_window=timedelta(hours=6),
@@ -35,15 +42,16 @@ def jobs(carillon_scheduler: Any) -> carillon.Jobs:
 async def test_a_schedule_is_steered_from_its_first_day_to_its_last(
     carillon_scheduler: Any, jobs: carillon.Jobs
 ) -> None:
+    hour = far_hour(TOKYO)
     await jobs.register()
     async with carillon.Client(carillon_scheduler.target, token=carillon_scheduler.admin_token()) as client:
         policies = (await client.get_job(JOB)).effective.policies
         assert policies.catch_up_window.seconds == 6 * 3_600
         await client.put_tenant("acme", time_zone="Asia/Tokyo")
-        put = await client.put_schedule(JOB, tenant="acme", cron="30 7 * * *")
+        put = await client.put_schedule(JOB, tenant="acme", cron=f"30 {hour} * * *")
         assert put.effective_timing.time_zone == "Asia/Tokyo"
         preview = await client.preview_occurrences(JOB, tenant="acme", count=3)
-        assert [each.local_time[11:] for each in preview.occurrences] == ["07:30:00"] * 3
+        assert [each.local_time[11:] for each in preview.occurrences] == [f"{hour:02}:30:00"] * 3
         assert preview.occurrences[0].time == put.next_run_time
         proposed = await client.preview_occurrences(cron="30 2 * * *", time_zone="America/New_York", count=1)
         assert proposed.description == "At 02:30 every day, New York time"

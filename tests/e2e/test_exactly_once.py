@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.conftest import DatabaseUrls
 from tests.faults.soak import Plan, Soak
 
-PLAN = Plan(schedules=200, seconds=8, kill=True, lease_seconds=3, heartbeat_seconds=0.5)
+PLAN = Plan(schedules=200, seconds=8, kill=True, lease_seconds=8, heartbeat_seconds=0.5)
 
 
 async def test_each_occurrence_is_one_completed_run_though_a_worker_and_a_scheduler_are_killed(

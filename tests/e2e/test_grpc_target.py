@@ -13,9 +13,10 @@ import pytest
 from carillon import Client, Failed, Jobs, Run, grpc_handlers
 from carillon.v1 import run_pb2
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from tests.e2e.cluster import PATIENCE, Cluster, eventually
 from tests.e2e.conftest import SERVICE, ended
+from tests.ports import lasting_port
 
 JOB = f"{SERVICE}/weekly-digest"
 
@@ -32,7 +33,7 @@ class GrpcService:
     """A service whose one job does what the test says. `runs` gets each attempt."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.address = f"{LOCALHOST}:{free_port()}"
+        self.address = f"{LOCALHOST}:{lasting_port()}"
         self.runs: asyncio.Queue[tuple[Run, Digest]] = asyncio.Queue()
         self.act: Act
         self._jobs = Jobs(SERVICE, target=cluster.target, token=cluster.secrets.email_service_token)
@@ -114,7 +115,7 @@ async def test_an_attempt_that_is_out_of_time_fails_and_stops_its_handler(servic
         finally:
             stopped.set()
 
-    await service.start(hang, timeout=1, retries=0)
+    await service.start(hang, timeout=5, retries=0)  # time enough to reach the service
     (made,) = await client.trigger_job(JOB, {"recipients": []})
     run = await ended(client, made.name)
     assert (run.state, run.error.code) == (run_pb2.RUN_STATE_FAILED, "ATTEMPT_TIMEOUT")

@@ -12,10 +12,11 @@ import pytest
 from carillon import Client
 from carillon.v1 import run_pb2
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from tests.conftest import DatabaseUrls
-from tests.e2e.cluster import ROOT, Cluster, eventually
+from tests.e2e.cluster import ROOT, Cluster, eventually, fetch
 from tests.e2e.conftest import ended
+from tests.ports import lasting_port
 
 TOKENS = {
     service: f"{service}.known-to-these-tests-only" for service in ("fastapi-service", "django-service", "script")
@@ -40,12 +41,18 @@ async def is_declared(client: Client, service: str) -> bool:
     return bool([job async for job in client.list_jobs(service)])
 
 
+async def listens(port: int) -> bool:
+    """Whether its server does; it may have registered its jobs before."""
+    return (await fetch(f"http://{LOCALHOST}:{port}/"))[0] != 0
+
+
 async def test_a_fastapi_endpoint_carries_out_its_job(cluster: Cluster, client: Client) -> None:
     await cluster.start_worker_service()
-    port = free_port()
+    port = lasting_port()
     own = {"FASTAPI_SERVICE_PORT": str(port), "CARILLON_SERVICE_TOKEN": TOKENS["fastapi-service"]}
     await cluster.start_program("fastapi", "examples.fastapi_service", own)
     await eventually(lambda: is_declared(client, "fastapi-service"))
+    await eventually(lambda: listens(port))
     async with aiohttp.ClientSession(f"http://{LOCALHOST}:{port}") as http:
         for text in ("the bell", "the clock and the bell"):
             await http.post("/notes", json={"text": text})
@@ -58,7 +65,7 @@ async def test_a_fastapi_endpoint_carries_out_its_job(cluster: Cluster, client: 
 
 async def test_a_django_view_carries_out_its_job(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     await cluster.start_worker_service()
-    port = free_port()
+    port = lasting_port()
     own = {
         "CARILLON_TARGET": cluster.target,
         "CARILLON_SERVICE_TOKEN": TOKENS["django-service"],
@@ -70,6 +77,7 @@ async def test_a_django_view_carries_out_its_job(cluster: Cluster, client: Clien
     await eventually(lambda: says(cluster, "migrate", "Applying sessions"))
     await cluster.processes.start("django", [*command, "runserver", str(port)], own, cwd=ROOT)
     await eventually(lambda: is_declared(client, "django-service"))
+    await eventually(lambda: listens(port))
     [made] = await client.trigger_job("django-service/clear-sessions")
     run = await ended(client, made.name)
     assert (run.state, dict(run.metrics)) == (run_pb2.RUN_STATE_COMPLETED, {"deleted": 0})

@@ -16,8 +16,8 @@ import psutil
 from carillon import Client
 from carillon.v1 import run_pb2
 
-from local_stack.ports import free_port
-from tests.e2e.cluster import eventually
+from tests.e2e.cluster import PATIENCE, eventually
+from tests.ports import lasting_port
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -43,7 +43,7 @@ async def printed(process: Process, words: str) -> str:
     """All lines up to the one with these words."""
     assert process.stdout is not None
     lines: list[str] = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(2 * PATIENCE):
         while not lines or words not in lines[-1]:
             line = await process.stdout.readline()
             assert line, f"it ended without {words!r}:\n{''.join(lines)}"
@@ -66,7 +66,7 @@ def home_of(process: psutil.Process) -> str | None:
 
 async def test_the_demo_shows_that_records_and_deliveries_agree() -> None:
     async with local_stack("demo", "--seconds", "4") as demo:
-        output, _ = await asyncio.wait_for(demo.communicate(), 90)
+        output, _ = await asyncio.wait_for(demo.communicate(), 3 * PATIENCE)
     last = output.decode().strip().splitlines()[-1]
     figures = re.fullmatch(r"demo: runs=(\d+) completed=(\d+) messages=(\d+) received=(\d+) lost=0", last)
     assert figures, output.decode()
@@ -77,34 +77,34 @@ async def test_the_demo_shows_that_records_and_deliveries_agree() -> None:
 
 
 async def test_up_serves_survives_the_death_of_its_parent_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    ports = {name: str(free_port()) for name in ("CARILLON_PORT", "CARILLON_METRICS_PORT", "CARILLON_WORKER_PORT")}
+    ports = {name: str(lasting_port()) for name in ("CARILLON_PORT", "CARILLON_METRICS_PORT", "CARILLON_WORKER_PORT")}
     settings = {"CARILLON_HOME": str(tmp_path / "home"), **ports}
     async with local_stack("up", **settings) as up:
         text = await printed(up, "Ctrl-C stops everything")
         assert f"127.0.0.1:{ports['CARILLON_PORT']} (gRPC)" in text
         assert len(re.findall(r"buf curl", text)) == 3
 
-        other = {**settings, **{name: str(free_port()) for name in ports}}
+        other = {**settings, **{name: str(lasting_port()) for name in ports}}
         async with local_stack("up", **other) as second:
-            refused, _ = await asyncio.wait_for(second.communicate(), 60)
+            refused, _ = await asyncio.wait_for(second.communicate(), PATIENCE)
         assert second.returncode == 1
         assert "another" in refused.decode()
         assert "Traceback" not in refused.decode()
 
         async with local_stack("up", **{**settings, "CARILLON_HOME": str(tmp_path / "other")}) as third:
-            refused, _ = await asyncio.wait_for(third.communicate(), 60)
+            refused, _ = await asyncio.wait_for(third.communicate(), PATIENCE)
         assert f"port {ports['CARILLON_PORT']}" in refused.decode()
 
         up.send_signal(signal.SIGKILL)
         await up.wait()
-    await eventually(lambda: asyncio.to_thread(below, tmp_path / "home"), lambda left: not left, seconds=30)
+    await eventually(lambda: asyncio.to_thread(below, tmp_path / "home"), lambda left: not left)
 
     async with local_stack("up", **settings) as again:
         text = await printed(again, "Ctrl-C stops everything")
         await the_readmes_job_runs(text, f"127.0.0.1:{ports['CARILLON_PORT']}", tmp_path)
         again.send_signal(signal.SIGINT)
         await printed(again, "nothing is left running")
-        assert await asyncio.wait_for(again.wait(), 30) == 130
+        assert await asyncio.wait_for(again.wait(), PATIENCE) == 130
     assert below(tmp_path / "home") == []
 
 
@@ -121,7 +121,7 @@ async def the_readmes_job_runs(text: str, target: str, folder: Path) -> None:
     )
     try:
         assert service.stderr is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             while b"registered 1 jobs of my-service" not in (line := await service.stderr.readline()):
                 assert line, "it ended before it was registered"
         async with Client(target, token=exported["TOKEN"]) as client:
@@ -129,7 +129,7 @@ async def the_readmes_job_runs(text: str, target: str, folder: Path) -> None:
             seen = [run async for run in client.watch_runs(run=made.name)]
         assert (seen[-1].state, seen[-1].items.succeeded) == (run_pb2.RUN_STATE_COMPLETED, 2)
         service.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(service.wait(), 30) == 0
+        assert await asyncio.wait_for(service.wait(), PATIENCE) == 0
     finally:
         if service.returncode is None:
             service.kill()

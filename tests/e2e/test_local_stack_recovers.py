@@ -10,14 +10,14 @@ from pathlib import Path
 from carillon import Client
 from carillon.v1 import run_pb2
 
-from local_stack.ports import free_port
 from tests.e2e.test_local_stack import below, local_stack, printed
+from tests.ports import lasting_port
 
 PORTS = ("CARILLON_PORT", "CARILLON_METRICS_PORT", "CARILLON_WORKER_PORT")
 
 
 def settings(home: Path) -> dict[str, str]:
-    return {"CARILLON_HOME": str(home), **{name: str(free_port()) for name in PORTS}}
+    return {"CARILLON_HOME": str(home), **{name: str(lasting_port()) for name in PORTS}}
 
 
 async def test_a_killed_scheduler_and_worker_are_started_again_and_go_on(tmp_path: Path) -> None:

@@ -13,18 +13,20 @@ from carillon import AlreadyExists, Client
 from carillon.v1 import run_pb2
 
 from tests.conftest import DatabaseUrls
-from tests.e2e.cluster import Cluster, eventually
+from tests.e2e.cluster import PATIENCE, Cluster, eventually
 from tests.e2e.conftest import SERVICE, Call, Service, ended
 
 JOB = f"{SERVICE}/weekly-digest"
 DRAIN_SECONDS = 6
+WORKERS_DRAIN_SECONDS = 30
+"""It ends with what the worker has in hand."""
 
 
 @pytest.fixture
 async def cluster(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Cluster]:
     async with Cluster(tmp_path, database_urls, drain_seconds=DRAIN_SECONDS) as cluster:
         await cluster.start_scheduler()
-        await cluster.start_worker_service(drain_seconds=DRAIN_SECONDS)
+        await cluster.start_worker_service(drain_seconds=WORKERS_DRAIN_SECONDS)
         yield cluster
 
 
@@ -146,7 +148,7 @@ async def test_a_run_that_is_cancelled_stops_at_its_service(
     run = await ended(shared_client, made.name)
     assert run.state == run_pb2.RUN_STATE_CANCELLED
     assert (run.error.code, run.error.message) == ("CANCELLED", "sent to the wrong list")
-    await asyncio.wait_for(hung_up.wait(), 30)
+    await asyncio.wait_for(hung_up.wait(), PATIENCE)
 
 
 async def test_a_run_key_makes_one_run_and_a_repeat_names_it(
@@ -175,7 +177,7 @@ async def test_a_scheduler_and_a_worker_that_are_told_to_end_lose_nothing(
     await declare(service, cluster)
     (over_scheduler,) = await client.trigger_job(JOB)
     await service.next_call()
-    async with asyncio.timeout(DRAIN_SECONDS):
+    async with asyncio.timeout(DRAIN_SECONDS + 10):  # orchestrators kill then
         assert await cluster.terminate("scheduler") == 0
     go_on.set()  # the result finds no scheduler, and is kept until there is one
     await cluster.start_scheduler()
@@ -187,7 +189,7 @@ async def test_a_scheduler_and_a_worker_that_are_told_to_end_lose_nothing(
     ending = asyncio.create_task(cluster.terminate("worker-service"))
     await eventually(lambda: logged(cluster, "draining"))
     go_on.set()
-    async with asyncio.timeout(DRAIN_SECONDS):
+    async with asyncio.timeout(WORKERS_DRAIN_SECONDS):
         assert await ending == 0
     run = await ended(client, over_worker.name)
     assert (run.state, run.attempt, run.items.succeeded) == (run_pb2.RUN_STATE_COMPLETED, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -11,10 +12,10 @@ import pytest
 from carillon import Client
 from carillon.v1 import run_pb2
 
-from local_stack.ports import free_port
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import ROOT, Cluster, eventually
 from tests.e2e.conftest import ended
+from tests.ports import lasting_port
 
 TOKEN = "node.known-to-this-test-only"
 JOB = "node-service/line-count"
@@ -48,7 +49,7 @@ async def client(database_urls: DatabaseUrls, tmp_path: Path, installed: Path) -
             {
                 "CARILLON_TARGET": next(iter(cluster.schedulers.values())).target,
                 "CARILLON_SERVICE_TOKEN": TOKEN,
-                "NODE_SERVICE_PORT": str(free_port()),
+                "NODE_SERVICE_PORT": str(lasting_port()),
             },
             cwd=installed,
         )
@@ -74,9 +75,10 @@ async def test_its_run_completes_with_an_item_for_each_file(client: Client, tmp_
     items = {item.key: item async for item in client.list_items(made.name)}
     assert items[str(poem)].succeeded
     assert "ENOENT" in items[missing].error
-    said = (tmp_path / "logs" / "node-service.log").read_text()
+    log = tmp_path / "logs" / "node-service.log"
+    done = f"services/node-service/jobs/line-count: attempt 1 at {made.name} did 2 items"
+    said = await eventually(lambda: asyncio.to_thread(log.read_text), lambda said: done in said)
     assert "services/node-service/jobs/line-count: CHANGE_KIND_CREATED" in said
-    assert f"services/node-service/jobs/line-count: attempt 1 at {made.name} did 2 items" in said
 
 
 async def test_what_it_says_is_invalid_is_not_tried_again(client: Client) -> None:

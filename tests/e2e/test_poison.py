@@ -86,6 +86,10 @@ class Fleet:
         row = await asyncio.to_thread(lambda: self.admin.execute(query, [attempt]).fetchone())
         return row[0] if row else 0
 
+    async def restarts(self) -> int:
+        """How often workers were started again."""
+        return sum(self.starts.values()) - len(self.starts)
+
     def peak_memory(self, name: str) -> int:
         """In bytes, the most that a process ever had in memory."""
         status = Path(f"/proc/{self.cluster.processes.pid(name)}/status").read_text()
@@ -134,11 +138,18 @@ def charged(runs: Iterable[run_pb2.Run]) -> Counter[int]:
 async def test_what_kills_its_worker_fails_alone(
     tmp_path: Path, database_urls: DatabaseUrls, workers: dict[str, int], poisons: int, schedulers: int
 ) -> None:
-    async with fleet(tmp_path, database_urls, workers, schedulers) as made:
-        deeds = ["work"] * 40
-        for number in range(poisons):
-            deeds[5 + 9 * number] = ("exit", "segfault")[number]
+    gate = tmp_path / "may-end"
+    async with fleet(tmp_path, database_urls, workers, schedulers, POISON_GATE=str(gate)) as made:
+        neighbours = sum(workers.values()) - poisons
+        deeds = ["work"] * neighbours
         names = await made.trigger(*deeds)
+        # They have begun, and none may end before the poison has killed whoever has it.
+        await eventually(lambda: made.started(1), lambda number: number == neighbours)
+        more = [*("exit", "segfault")[:poisons], *["work"] * (40 - poisons - neighbours)]
+        deeds += more
+        names += await made.trigger(*more)
+        await eventually(made.restarts, bool)
+        gate.touch()
         ended = await made.all_ended(names)
         poison = [ended[name] for name, does in zip(names, deeds, strict=True) if does != "work"]
         others = [ended[name] for name, does in zip(names, deeds, strict=True) if does == "work"]

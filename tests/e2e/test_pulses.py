@@ -43,4 +43,5 @@ async def test_every_loop_of_every_replica_beats(database_urls: DatabaseUrls, tm
 
             await eventually(told, lambda found: found == {"one": LOOPS, "two": LOOPS})
             await eventually(lambda: idle(one), lambda shown: shown.keys() == LOOPS and max(shown.values()) < 60)
-            assert await fetch(f"http://{LOCALHOST}:{one.metrics_port}/readyz") == (200, "serving\n")
+            readyz = f"http://{LOCALHOST}:{one.metrics_port}/readyz"
+            await eventually(lambda: fetch(readyz), lambda said: said == (200, "serving\n"))

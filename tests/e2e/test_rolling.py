@@ -71,7 +71,7 @@ async def test_a_release_that_only_adds_to_the_schema_is_rolled_out_and_back_bes
         await said(cluster, old, "a newer release has migrated the schema")
         await callers.answers(old)
         await load.moves_on()
-        assert await readiness(old) == (200, "serving\n")
+        await eventually(lambda: readiness(old), lambda answer: answer == (200, "serving\n"))
     assert [refusal for refusal in callers.refusals if not is_passing(refusal)] == []
     # The whole of the new release, and back: the old one starts on what the new one made.
     assert await cluster.terminate("scheduler-1") == 0
@@ -93,14 +93,15 @@ async def test_a_release_that_takes_from_the_schema_ends_the_readiness_of_this_o
     old = await cluster.start_scheduler("scheduler-1")
     cluster.trees["scheduler-2"] = tree
     await cluster.start_scheduler("scheduler-2", migration_url=cluster.urls.admin)
-    code, why = await eventually(lambda: readiness(old), lambda answer: answer[0] == 503)
-    assert f"since the migration `bells` only schedulers that know {NEXT} can work with it" in why
+    sentence = f"since the migration `bells` only schedulers that know {NEXT} can work with it"
+    code, _ = await eventually(lambda: readiness(old), lambda answer: sentence in answer[1])
+    assert code == 503
     # Started again it says the same, and so does one that may migrate; the new one goes on.
     assert await cluster.terminate("scheduler-1") == 0
     again = await cluster.start_scheduler("scheduler-1", ready=False, migration_url=cluster.urls.admin)
-    code, why = await eventually(lambda: readiness(again), lambda answer: "bells" in answer[1])
+    code, _ = await eventually(lambda: readiness(again), lambda answer: "bells" in answer[1])
     assert code == 503
-    assert (await readiness(cluster.schedulers["scheduler-2"]))[0] == 200
+    await eventually(lambda: readiness(cluster.schedulers["scheduler-2"]), lambda answer: answer[0] == 200)
 
 
 async def said(cluster: Cluster, scheduler: Scheduler, event: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from local_stack.postgres import EmbeddedPostgres
 from tests.conftest import DatabaseUrls
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, eventually
 from tests.e2e.rolling_load import MANY, Callers, Load, is_passing, readiness
 from tests.migrations.releases import migrate_with, previous_release
 
@@ -36,7 +36,7 @@ async def cluster(
     urls = DatabaseUrls(api, engine, admin)
     try:
         migrate_with(previous, urls)
-        async with Cluster(tmp_path, urls, lease_seconds=3, heartbeat_seconds=0.5, **MANY) as cluster:
+        async with Cluster(tmp_path, urls, lease_seconds=8, heartbeat_seconds=0.5, **MANY) as cluster:
             cluster.trees |= dict.fromkeys(OLD, previous)
             yield cluster
     finally:
@@ -53,7 +53,7 @@ async def test_it_is_rolled_forward_and_back_under_load_and_kills(cluster: Clust
     async with callers.calling(old):
         new = await cluster.start_scheduler("new-1", migration_url=cluster.urls.admin)
         await callers.answers(old)
-        assert (await readiness(old))[0] == 200
+        await eventually(lambda: readiness(old), lambda answer: answer[0] == 200)
     assert [refusal for refusal in callers.refusals if not is_passing(refusal)] == []
 
     await cluster.kill("old-2")

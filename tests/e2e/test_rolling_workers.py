@@ -36,7 +36,7 @@ async def test_a_worker_that_drains_reports_what_ends_and_gives_the_rest_to_anot
 
     service.answer = answer
     await cluster.start_scheduler()
-    probes = await cluster.start_worker_service("worker-1", drain_seconds=5, worker_concurrency=2)
+    probes = await cluster.start_worker_service("worker-1", drain_seconds=12, worker_concurrency=2)
     jobs = service.jobs(cluster)
     for name in ("long", "endless"):
         jobs.endpoint(name, f"/{name}", retries=1)

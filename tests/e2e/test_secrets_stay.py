@@ -20,7 +20,6 @@ import pytest
 from carillon.v1 import job_service_pb2, job_service_pb2_grpc
 from pydantic import SecretStr
 
-from local_stack.ports import free_port
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
 from scheduler_service.settings import Settings, SettingsError, read_settings
 from scheduler_service.store.database import Database
@@ -29,6 +28,7 @@ from scheduler_service.usecases.readiness import Readiness
 from tests import canary
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import ROOT, Cluster, environment_without_carillon, eventually, fetch
+from tests.ports import lasting_port
 from worker_service import settings as worker_settings
 
 SECRET = canary.secret("provoked")
@@ -239,7 +239,7 @@ async def test_a_program_that_cannot_start_shows_no_secret(
         "service_tokens": f"email-service=t1.{SECRET}",
         "worker_token": f"t1.{SECRET}",
         "port": "0",
-        "metrics_port": str(free_port()),
+        "metrics_port": str(lasting_port()),
         "worker_port": "x",
         "host": "192.0.2.1",
         **WRONG.get(wrong, {}),
@@ -257,8 +257,9 @@ async def test_a_program_that_cannot_start_shows_no_secret(
     shown(said.decode())
 
 
-def is_unready(answer: tuple[int, str]) -> bool:
-    return answer[0] == 503
+def is_refused(answer: tuple[int, str]) -> bool:
+    """Whether it says that, and not only that it has not tried yet."""
+    return answer[0] == 503 and any(sign in answer[1] for sign in ("authentication failed", "UNAUTHENTICATED"))
 
 
 async def test_processes_that_are_refused_log_no_secret(database_urls: DatabaseUrls, tmp_path: Path) -> None:
@@ -267,11 +268,11 @@ async def test_processes_that_are_refused_log_no_secret(database_urls: DatabaseU
         for part in ("password", "login"):
             scheduler = await cluster.start_scheduler(part, ready=False, database_url=wrong[part])
             ask = partial(fetch, f"http://127.0.0.1:{scheduler.metrics_port}/readyz")
-            shown((await eventually(ask, is_unready))[1])
+            shown((await eventually(ask, is_refused))[1])
             shown((await fetch(f"http://127.0.0.1:{scheduler.metrics_port}/metrics"))[1])
             await cluster.terminate(part)
         await cluster.start_scheduler()
-        port = free_port()
+        port = lasting_port()
         await cluster.processes.start(
             "worker",
             [sys.executable, "-m", "worker_service"],
@@ -282,6 +283,6 @@ async def test_processes_that_are_refused_log_no_secret(database_urls: DatabaseU
             },
             cwd=ROOT,
         )
-        shown((await eventually(partial(fetch, f"http://127.0.0.1:{port}/readyz"), is_unready))[1])
+        shown((await eventually(partial(fetch, f"http://127.0.0.1:{port}/readyz"), is_refused))[1])
         for name in ("password", "login", "scheduler", "worker"):
             shown(cluster.processes.log_path(name).read_text())

@@ -13,10 +13,11 @@ import pytest
 from carillon import Client, NotAuthenticated, SchedulerUnavailable
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import PATIENCE, ROOT, Cluster, Scheduler, environment_without_carillon, eventually, fetch
+from tests.ports import lasting_port
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -98,7 +99,7 @@ async def test_credentials_that_do_not_count_are_refused_with_a_sentence(cluster
 
 async def test_a_worker_with_a_wrong_token_says_why_it_gets_nothing(cluster: Cluster) -> None:
     await cluster.start_scheduler()
-    port = free_port()
+    port = lasting_port()
     settings = {
         "CARILLON_TARGET": cluster.target,
         "CARILLON_WORKER_TOKEN": "worker.wrong-secret-of-some-length",
@@ -117,7 +118,7 @@ async def test_a_worker_with_a_wrong_token_says_why_it_gets_nothing(cluster: Clu
 @pytest.fixture
 def late_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
     """A server that the test starts and stops; it keeps its port."""
-    server = EmbeddedPostgres(tmp_path / "late", port=free_port())
+    server = EmbeddedPostgres(tmp_path / "late", port=lasting_port())
     yield server
     server.remove()
 
@@ -139,17 +140,18 @@ async def test_a_scheduler_waits_for_its_database_and_recovers_by_itself(
     async with Cluster(tmp_path, urls) as cluster:
         scheduler = await cluster.start_scheduler(ready=False, migration_url=admin_url)
         readyz = f"http://{LOCALHOST}:{scheduler.metrics_port}/readyz"
-        _, said = await eventually(lambda: fetch(readyz), lambda answer: answer[0] == 503)
-        assert "database" in said
+        code, _ = await eventually(lambda: fetch(readyz), lambda said: "the database cannot be reached" in said[1])
+        assert code == 503
         assert await health(scheduler) == NOT_SERVING
-        assert await fetch(f"http://{LOCALHOST}:{scheduler.metrics_port}/livez") == (200, "alive\n")
+        livez = f"http://{LOCALHOST}:{scheduler.metrics_port}/livez"
+        await eventually(lambda: fetch(livez), lambda said: said == (200, "alive\n"))
         async with cluster.client() as client:
             with pytest.raises(SchedulerUnavailable, match="the database cannot be reached"):
                 await client.get_job("email-service/weekly-digest")
 
             await asyncio.to_thread(late_postgres.start)
             await eventually(lambda: fetch(readyz), lambda answer: answer[0] == 200)
-            assert await health(scheduler, "carillon.v1.JobService") == SERVING
+            await eventually(lambda: health(scheduler, "carillon.v1.JobService"), lambda state: state == SERVING)
             assert [job async for job in client.list_jobs()] == []
 
             await asyncio.to_thread(late_postgres.stop)

@@ -11,7 +11,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,11 @@ class Soak:
 
     async def _start_workers(self, cluster: Cluster) -> None:
         for name, file in self._effect_files().items():
-            environment = {"EFFECT_FILE": str(file), "EFFECT_CONCURRENCY": "500"}
+            environment = {
+                "EFFECT_FILE": str(file),
+                "EFFECT_CONCURRENCY": "500",
+                "EFFECT_HOLD": str(self._hold(name)),
+            }
             self._pids[name] = await cluster.start_program(name, "tests.e2e.effect_worker", environment)
         await eventually(self._replicas, lambda replicas: len(replicas) == len(WORKERS))
         self.say(f"{len(SCHEDULERS)} schedulers and {len(WORKERS)} workers are up")
@@ -89,8 +93,7 @@ class Soak:
         killed: list[str] = []
         if self.plan.kill:
             await self._until(began + 0.4 * self.plan.seconds)
-            half_done = await eventually(lambda: self._half_done(WORKERS[0]))
-            await cluster.kill(WORKERS[0])
+            half_done = await self._kill_half_done(cluster, WORKERS[0])
             self.say(f"killed {WORKERS[0]}, in the middle of {half_done} runs")
             killed = [WORKERS[0]]
             await self._until(began + 0.6 * self.plan.seconds)
@@ -117,6 +120,14 @@ class Soak:
 
         await asyncio.gather(*(put() for _ in range(_PUTS_AT_ONCE)))
 
+    async def _kill_half_done(self, cluster: Cluster, worker: str) -> int:
+        """Kills a worker between the effects and the results of some runs, and answers of how many."""
+        self._hold(worker).touch()
+        before = self._done_by(worker)  # some of these may still end
+        half_done = await eventually(lambda: self._half_done(worker, before))
+        await cluster.kill(worker)
+        return half_done
+
     async def _kill_scheduler(self, cluster: Cluster) -> None:
         """The one that the surviving worker is connected to: it has to find the other."""
         victim = (await self._replicas())[WORKERS[1]]
@@ -136,11 +147,18 @@ class Soak:
         names = {str(pid): name for name, pid in self._pids.items()}
         return {names[worker.rpartition(":")[2]]: replica for worker, replica in rows}
 
-    async def _half_done(self, worker: str) -> int:
-        """How many runs the worker has done, but not yet reported."""
+    async def _half_done(self, worker: str, before: Collection[str] = ()) -> int:
+        """How many runs the worker has done, but not yet reported, without those that were done before."""
         rows = await self._rows(_HELD)
-        done = set(self._effect_files()[worker].read_text().split())
+        done = self._done_by(worker).difference(before)
         return sum(name.endswith(f":{self._pids[worker]}") and str(run) in done for run, name in rows)
+
+    def _done_by(self, worker: str) -> set[str]:
+        return set(self._effect_files()[worker].read_text().split())
+
+    def _hold(self, worker: str) -> Path:
+        """While this file is there, the worker reports nothing of what it does from then on."""
+        return self.home / f"{worker}.hold"
 
     async def _live(self) -> int:
         return int((await self._rows("select count(*) from carillon.live_runs"))[0][0])

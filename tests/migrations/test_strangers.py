@@ -184,7 +184,7 @@ def test_a_long_reader_is_named_and_nobody_waits_behind_the_migration(
         reader.execute("select count(*) from carillon.jobs")
         trying = threading.Thread(target=try_to_migrate)
         trying.start()
-        admin.execute("set lock_timeout = '3 s'")
+        admin.execute("set lock_timeout = '30 s'")
         while trying.is_alive():
             admin.execute("select count(*) from carillon.jobs")
         trying.join()

@@ -10,12 +10,14 @@ from typing import NoReturn
 
 import grpc
 import pytest
+import time_machine
 from carillon.v1 import run_pb2, run_service_pb2, run_service_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from scheduler_service.domain.access import Kind, Principal
 from scheduler_service.domain.credentials import JwtRules, ServiceToken, parse_service_tokens
 from scheduler_service.domain.errors import Unauthenticated
+from scheduler_service.domain.jwts import LEEWAY_SECONDS
 from scheduler_service.domain.user import Role, User
 from scheduler_service.identity.credentials import Credentials
 from scheduler_service.identity.jwts import JwtVerifier
@@ -81,14 +83,15 @@ async def read_all(call: Call) -> None:
 
 
 async def test_a_watch_ends_when_its_jwt_expires(database: Database, job: str) -> None:
-    now = datetime.now(UTC).timestamp()
-    soon = signed(SECRET, "HS256", role="admin", iat=now - 100, exp=now - 7.5)
+    now = datetime.now(UTC)
+    soon = signed(SECRET, "HS256", role="admin", exp=now.timestamp() + 60)
     async with serving(RunService(database, Wakeups()), Credentials(ServiceTokens([]), JwtVerifier(RULES))) as runs:
         short = runs.WatchRuns(WatchRunsRequest(job=job), metadata=bearer(soon))
         long = runs.WatchRuns(WatchRunsRequest(job=job), metadata=bearer(signed(SECRET, "HS256", role="admin")))
         await short.read()
         await long.read()
-        code, details = await end_of(short)
+        with time_machine.travel(now + timedelta(seconds=60 + LEEWAY_SECONDS)):
+            code, details = await end_of(short)
         assert (code, "has expired" in details) == ("UNAUTHENTICATED", True)
         assert not long.done()
         long.cancel()

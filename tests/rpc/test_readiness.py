@@ -17,4 +17,5 @@ async def test_a_replica_whose_readiness_nobody_looks_at_is_not_ready(database_u
         (looking,) = (task for task in asyncio.all_tasks() if task.get_name() == "readiness")
         looking.cancel()
         await asyncio.wait({looking})
-        assert await fetch(url) == (503, "loop readiness of this replica has ended\n")
+        said = await eventually(lambda: fetch(url), lambda answer: answer[0])
+        assert said == (503, "loop readiness of this replica has ended\n")

@@ -43,7 +43,7 @@ async def test_a_failed_run_is_tried_again_and_everybody_sees_which_one_it_was(
         assert (await api.runs.GetRun(pb.GetRunRequest(name=run.name), metadata=caller)).run == run
         listed = (await api.runs.ListRuns(pb.ListRunsRequest(), metadata=caller)).runs
         assert {each.name: each.retry_of for each in listed} == {run.name: name, name: ""}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             watched = await anext(aiter(api.runs.WatchRuns(pb.WatchRunsRequest(run=run.name), metadata=caller)))
         assert watched.run == run
     old.retried_by = run.name

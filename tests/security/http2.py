@@ -71,13 +71,15 @@ class Http2:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.seen: set[int] = set()
+        """The kinds of frames that came."""
 
     async def greet(self) -> dict[int, int]:
-        """Begins as a client does; answers the server's settings."""
+        """Begins as a client does; answers the server's settings. Errors: ConnectionError if the server hangs up."""
         self._writer.write(PREFACE)
         await self.send(SETTINGS)
-        settings = await self.until(SETTINGS)
-        assert settings is not None
+        if (settings := await self.until(SETTINGS)) is None:
+            raise ConnectionResetError("the server hung up before it said its settings")
         await self.send(SETTINGS, ACK)
         return settings.settings
 
@@ -102,6 +104,7 @@ class Http2:
                 body = await self._reader.readexactly(int.from_bytes(head[:3]))
             except (asyncio.IncompleteReadError, ConnectionError):
                 return None
+        self.seen.add(head[3])
         return Frame(head[3], head[4], struct.unpack(">I", head[5:])[0], body)
 
     async def until(self, *kinds: int) -> Frame | None:

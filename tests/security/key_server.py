@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.jwts import key_set
+from tests.serving import close_server
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -56,13 +57,13 @@ async def _missing(_: web.BaseRequest) -> web.StreamResponse:
 @asynccontextmanager
 async def key_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[KeyServer]:
     server = KeyServer()
-    runner = web.ServerRunner(web.Server(server.handle), shutdown_timeout=0)
-    await runner.setup()
+    answering = web.Server(server.handle)
+    listening = await asyncio.get_running_loop().create_server(answering, "127.0.0.1", 0, ssl=tls)
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-        port = runner.addresses[0][1]
+        port = listening.sockets[0].getsockname()[1]
         server.url = f"https://localhost:{port}/jwks" if tls else f"http://127.0.0.1:{port}/jwks"
         yield server
     finally:
         server.gate.set()
-        await runner.cleanup()
+        await close_server(listening)
+        await answering.shutdown(0)

@@ -39,7 +39,7 @@ from tests.security.world import ADMIN, CALLERS, KPI, USER_A, B, World, a_world,
 
 PROBERS = ("user-b", "other", "nobody")
 _SQL_SHARE = 5
-_PATIENCE = 0.25
+_PATIENCE = 20.0  # with a stream; each of those that are asked for here says something, or ends
 _INSTANT = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+")  # some sentences say what time it is
 _READS = ("/Get", "/List", "/Watch", "/Preview")
 

@@ -58,7 +58,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def jwks(server: KeyServer, clock: Clock) -> AsyncIterator[Jwks]:
-    jwks = Jwks(server.url, clock=clock)
+    jwks = Jwks(server.url, patience=PATIENCE, clock=clock)
     yield jwks
     await jwks.stop()
 
@@ -181,7 +181,7 @@ async def test_it_asks_again_soon_while_it_has_no_keys(server: KeyServer, verifi
 async def test_the_last_good_keys_go_on_while_the_server_is_away_until_they_are_too_old(clock: Clock) -> None:
     async with key_server() as server:
         server.serve(jwk(OLD, "old"))
-        jwks = Jwks(server.url, max_age=3600, clock=clock)
+        jwks = Jwks(server.url, max_age=3600, patience=PATIENCE, clock=clock)
         verifier = JwtVerifier(JwtRules(), jwks)
         assert await is_taken(verifier, by(OLD, "old"))
     with capture_logs() as logs:

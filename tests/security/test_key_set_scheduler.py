@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -36,6 +37,16 @@ def settings(keys: KeyServer, **more: Any) -> dict[str, Any]:
     return {"development_jwt_secret": "", "jwks_url": keys.url, "jwt_issuer": ISSUER, **more}
 
 
+@asynccontextmanager
+async def knowing(keys: KeyServer, urls: DatabaseUrls, **more: Any) -> AsyncIterator[App]:
+    """A scheduler that has fetched the keys: a call would wait for them for some seconds only."""
+    async with scheduler(urls, **settings(keys, **more)) as app:
+        async with asyncio.timeout(PATIENCE):
+            while figure(app, "jwks_age_seconds") is None:  # noqa: ASYNC110  # nothing announces it
+                await asyncio.sleep(0.01)
+        yield app
+
+
 def token(**said: Any) -> str:
     return signed(KEY, "ES256", "k1", iss=ISSUER, **said)
 
@@ -56,7 +67,7 @@ def figure(app: App, name: str) -> float | None:
 
 async def test_roles_come_from_claims(database_urls: DatabaseUrls, keys: KeyServer) -> None:
     path = "https://example.com/roles"
-    async with scheduler(database_urls, **settings(keys, jwt_role_claim=path)) as app:
+    async with knowing(keys, database_urls, jwt_role_claim=path) as app:
         assert "there is no job" in await removing(app, token(**{path: ["admin"]}))
         assert "your JWT names neither" in await removing(app, token(role="admin"))
         assert "UNAUTHENTICATED" in await removing(app, signed(private_key("ES256", 1), "ES256", "k1", iss=ISSUER))
@@ -81,7 +92,7 @@ async def test_a_scheduler_without_its_key_server_starts_and_says_so(
 
 
 async def test_roles_come_from_the_users_table(database_urls: DatabaseUrls, keys: KeyServer) -> None:
-    async with scheduler(database_urls, **settings(keys, jwt_roles_from="users")) as app:
+    async with knowing(keys, database_urls, jwt_roles_from="users") as app:
         assert "your JWT names neither" in await removing(app, token(sub="bob", role="admin"))
         await set_user(app.database, OPERATOR, User("alice", Role.ADMIN))
         assert "there is no job" in await removing(app, token(tenant="acme"))

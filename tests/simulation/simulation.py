@@ -43,7 +43,8 @@ _MONTHS_AHEAD = 14
 
 @dataclass(frozen=True)
 class Size:
-    """How much is simulated, from `start` on. `changes`: by hand, for each schedule and year; `outages`: for a year."""
+    """How much is simulated, from `start` on. `changes`: by hand, for each schedule and year; `outages`: for a year,
+    none longer than `longest_outage`."""
 
     schedules: int
     days: int
@@ -52,6 +53,7 @@ class Size:
     zones: int = len(ZONES)
     changes: float = 6.0
     outages: int = 26
+    longest_outage: timedelta = 21 * DAY
 
     @property
     def end(self) -> datetime:
@@ -169,7 +171,7 @@ class Simulation:
 
     async def _be_out(self, changes: list[datetime]) -> None:
         """Nobody ticks, claims or reports; now and then somebody changes something."""
-        longest = self._random.choice([10 * MINUTE, 3 * HOUR, DAY, 3 * DAY, 21 * DAY])
+        longest = self._random.choice([10 * MINUTE, 3 * HOUR, DAY, 3 * DAY, self.size.longest_outage])
         until = min(self.now + MINUTE + self._random.random() * longest, self.size.end)
         self.diary.counts["outages"] += 1
         while changes and changes[-1] < until:

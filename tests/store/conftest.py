@@ -8,11 +8,18 @@ from typing import Any
 import psycopg
 import pytest
 
+from scheduler_service.store import served_routes
 from scheduler_service.store.database import Database
 from tests.builders import connect
 from tests.conftest import DatabaseUrls
 from tests.store.definitions_case import Scheduler, scheduler_on
 from tests.store.turns_case import Begin, Case
+
+
+@pytest.fixture(autouse=True)
+def _busy_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why a run is pending is found out however long that takes, and not left out after a second."""
+    monkeypatch.setattr(served_routes, "_PATIENCE", 60.0)
 
 
 @pytest.fixture

@@ -96,40 +96,43 @@ async def test_random_tampering_is_always_found(database: Database, hot: Hot, da
 
 
 async def test_no_false_alarm_while_events_are_written_and_sealed(database: Database, hot: Hot, other: Hot) -> None:
-    writing = True
+    writing, written, looks = True, 0, 0
 
     async def write() -> None:
-        nonlocal writing
-        for _ in range(40):
+        nonlocal writing, written
+        while written < 600 or looks < 4:
             await asyncio.gather(*(record_many(database, 5) for _ in range(3)))
+            written += 15
         writing = False
 
     async def seal_on(connection: Hot) -> None:
         while writing:
             await seal(connection, limit=50)
 
-    async def look() -> int:
-        looks = 0
+    async def look() -> None:
+        nonlocal looks
         heads: list[Head] = []
         while writing:
             assert await broken(database, tuple(heads), limit=64) == ()
             heads = [*heads[-50:], await get_audit_head(database, ADMIN)]
             looks += 1
-        return looks
 
-    *_, looks = await asyncio.gather(write(), seal_on(hot), seal_on(other), look())
-    assert looks > 3
+    async with asyncio.TaskGroup() as everybody:
+        for doing in (write(), seal_on(hot), seal_on(other), look()):
+            everybody.create_task(doing)
     await seal_all(hot)
     verdict = await verify(database)
-    assert (verdict.broken, verdict.verified.position, verdict.unsealed) == (None, 600, 0)
+    assert (verdict.broken, verdict.verified.position, verdict.unsealed) == (None, written, 0)
 
 
 async def test_sealers_that_are_killed_at_any_point_lose_and_repeat_nothing(
     database: Database, admin: Admin, hot: Hot
 ) -> None:
-    await record_many(database, 3_000)
-    chance, killed = random.Random(4711), 0
+    chance, recorded, killed = random.Random(4711), 0, 0
     while killed < 8:
+        # As much as one seals, so that each has something to be killed at, however many are done before.
+        await record_many(database, 50)
+        recorded += 50
         async with await database.hot_connection() as doomed:
             sealing = asyncio.create_task(seal(doomed, limit=50))
             await asyncio.wait({sealing}, timeout=chance.uniform(0, 0.01))
@@ -142,7 +145,7 @@ async def test_sealers_that_are_killed_at_any_point_lose_and_repeat_nothing(
         assert await broken(database) == ()
     await seal_all(hot)
     verdict = await verify(database)
-    assert (verdict.broken, verdict.verified.position, verdict.unsealed) == (None, 3_000, 0)
+    assert (verdict.broken, verdict.verified.position, verdict.unsealed) == (None, recorded, 0)
 
 
 async def test_thousands_of_events_are_sealed_a_batch_at_a_time(database: Database, hot: Hot) -> None:

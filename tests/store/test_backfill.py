@@ -58,6 +58,7 @@ from tests.store.definitions_case import (
     every,
     for_tenant,
 )
+from tests.store.retry_case import end
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ async def test_what_a_schedule_completed_or_is_at_is_passed_over(scheduler: Sche
     await scheduler.tick_until(START + 6 * HOUR, HOUR)
     ends = {1: RunState.COMPLETED, 2: RunState.FAILED, 3: RunState.CANCELLED, 4: RunState.SKIPPED}
     for hour, state in ends.items():
-        builders.finish(scheduler.admin, run_of(scheduler.admin, START + hour * HOUR), state)
+        end(scheduler, run_of(scheduler.admin, START + hour * HOUR), state)
     builders.claim(scheduler.admin, run_of(scheduler.admin, START + 5 * HOUR), builders.make_session(scheduler.admin))
     assert numbers(await fill(scheduler, hours(1, 6))) == (5, 2, 3)
     assert [instant for instant, _ in made_runs(scheduler.admin)] == [START + hour * HOUR for hour in (2, 3, 4)]
@@ -109,14 +110,14 @@ async def test_what_a_schedule_completed_or_is_at_is_passed_over(scheduler: Sche
 
 async def test_what_a_backfill_completed_is_passed_over_and_what_failed_is_run_again(scheduler: Scheduler) -> None:
     first = await fill(scheduler, hours(-3, 0))
-    builders.finish(scheduler.admin, run_of(scheduler.admin, START - 3 * HOUR), RunState.COMPLETED)
-    builders.finish(scheduler.admin, run_of(scheduler.admin, START - 2 * HOUR), RunState.FAILED)
+    end(scheduler, run_of(scheduler.admin, START - 3 * HOUR), RunState.COMPLETED)
+    end(scheduler, run_of(scheduler.admin, START - 2 * HOUR), RunState.FAILED)
     counts = (await get_backfill(scheduler.database, ADMIN, name_of(first))).counts
     assert (counts.pending, counts.completed, counts.failed) == (1, 1, 1)
     scheduler.database.now += MINUTE
     second = await fill(scheduler, hours(-3, 0))
     assert numbers(second) == (3, 2, 1)
-    builders.finish(scheduler.admin, run_of(scheduler.admin, START - 2 * HOUR), RunState.FAILED)
+    end(scheduler, run_of(scheduler.admin, START - 2 * HOUR), RunState.FAILED)
     scheduler.database.now += MINUTE
     assert numbers(await fill(scheduler, hours(-3, 0))) == (3, 2, 1)
     assert (await get_backfill(scheduler.database, ADMIN, name_of(first))).counts == counts

@@ -68,7 +68,7 @@ async def test_cancelling_ends_what_waits_and_asks_what_runs(scheduler: Schedule
     runs = scheduler.admin.execute("select run_id from carillon.live_runs order by run_id").fetchall()
     (done,), (held,) = runs[:2]
     builders.claim(scheduler.admin, held, builders.make_session(scheduler.admin))
-    builders.finish(scheduler.admin, done)
+    builders.finish(scheduler.admin, done, finished_at=START)
     listeners = [scheduler.wakeups.listen(topic) for topic in (Topic.CANCELS, Topic.PENDING, Topic.RUNS)]
     scheduler.database.now += MINUTE
     cancelled = await cancel_backfill(scheduler.database, scheduler.wakeups, ADMIN, name, "wrong month")

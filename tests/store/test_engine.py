@@ -53,7 +53,7 @@ class Worker:
         raise AssertionError("nobody asked to stop")
 
     async def has_accepted(self, count: int) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while self.accepted < count:
                 await self.changed.wait()
                 self.changed.clear()

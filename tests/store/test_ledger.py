@@ -35,6 +35,7 @@ from tests.store.definitions_case import (
     for_tenant,
     own,
 )
+from tests.store.engine_case import oldest_month
 from tests.store.ledger_case import ALLOW_ALL, SECOND, age_all, end_all, lines, read
 
 
@@ -213,7 +214,7 @@ async def test_an_occurrence_without_a_record_shows_with_what_is_likely(schedule
     assert lines(entries) == [(Outcome.UNACCOUNTED, 10, 1), (Outcome.PENDING, 20, 1)]
     assert entries[0].message.startswith("records of its time are kept, and there is none of it")
     scheduler.admin.execute("delete from carillon.live_runs")
-    oldest = (START.replace(day=1) - timedelta(days=1)).replace(day=1, hour=0)
+    oldest = oldest_month(scheduler.admin)
     long_ago = oldest - timedelta(days=3)
     age_all(scheduler, long_ago)
     scheduler.admin.execute("update carillon.schedules set settled_to = %s", [scheduler.database.now])

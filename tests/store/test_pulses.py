@@ -14,6 +14,8 @@ from scheduler_service.usecases.pulses import IDLE_SECONDS, PERIOD, LoopState, P
 from tests.store.engine_case import Connection, rows
 
 Admin = psycopg.Connection[Any]
+SLOWEST = 20.0
+"""Seconds that a busy machine may take for a step."""
 REAPER = LoopState("reaper", running=True, idle=0.0)
 TICKER = LoopState("ticker", running=True, idle=0.0)
 
@@ -54,10 +56,10 @@ async def test_all_loops_of_a_replica_beat_in_one_write_each_five_seconds(admin:
 async def test_a_beat_is_as_old_as_the_loop_has_been_idle(admin: Admin, hot: Connection) -> None:
     one, two = Replica("one", replace(REAPER, idle=40.0)), Replica("two", replace(REAPER, idle=15.0))
     await one.step(hot)
-    assert one.pulses.idle["reaper"] == pytest.approx(40, abs=1)
+    assert 40 <= one.pulses.idle["reaper"] < 40 + SLOWEST
     await two.step(hot)
     await one.step(hot, PERIOD)
-    assert one.pulses.idle["reaper"] == pytest.approx(15, abs=2)
+    assert 15 <= one.pulses.idle["reaper"] < 15 + SLOWEST
 
 
 async def test_replicas_that_are_gone_for_a_day_are_forgotten(admin: Admin, hot: Connection) -> None:

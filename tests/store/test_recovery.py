@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -27,14 +27,16 @@ DAY = timedelta(days=1)
 _OVERDUE = """
 insert into carillon.schedules (job_id, tenant_id, schedule, timing, enabled, cron, time_zone, gap, repeat, phase,
   jitter, settled_to, next_run_at, created_at, created_by, updated_at, updated_by)
-select %(job_id)s, '-', 'overdue-' || n, '{}', true, mod(n, 60) || ' * * * *', 'UTC', 'SHIFT', 'FIRST', '0', '0',
-  %(since)s, %(since)s + interval '1 h', now(), 'test', now(), 'test'
+select %(job_id)s, '-', 'overdue-' || n, '{}', true, mod(%(minute)s + 30 + mod(n, 25), 60) || ' * * * *', 'UTC',
+  'SHIFT', 'FIRST', '0', '0', %(since)s, %(since)s + interval '1 h', now(), 'test', now(), 'test'
 from generate_series(1, %(count)s) n"""
 
 
 def overdue(admin: Admin, job: MadeJob, count: int, since: datetime) -> None:
-    """Hourly schedules that stand at `since`."""
-    admin.execute(_OVERDUE, {"job_id": job.job_id, "count": count, "since": since})
+    """Hourly schedules that stand at `since`, and none of which comes due again within half an hour of that minute."""
+    admin.execute(
+        _OVERDUE, {"job_id": job.job_id, "count": count, "since": since, "minute": since.astimezone(UTC).minute}
+    )
 
 
 def due_a_second_ago(admin: Admin, job: MadeJob, now: datetime) -> int:

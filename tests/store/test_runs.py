@@ -256,14 +256,15 @@ async def test_jobs_of_a_service_are_those_that_the_caller_sees(
 async def test_one_look_at_a_run_touches_one_partition(
     database: Database, admin: psycopg.Connection[Any], job: MadeJob
 ) -> None:
-    run_id = builders.make_ended_run(admin, job)
+    at = builders.now()
+    run_id = builders.make_ended_run(admin, job, at=at)
     touched = text(
         "select distinct c.relname from pg_locks l join pg_class c on c.oid = l.relation"
         " where l.pid = pg_backend_pid() and c.relname ~ '^runs_[0-9]{4}_[0-9]{2}$'"
     )
     async with database.acting_for(ADMIN) as tx:
         assert await store.get_run(tx, run_id) is not None
-        assert list((await tx.connection.execute(touched)).scalars()) == [f"runs_{datetime.now(UTC):%Y_%m}"]
+        assert list((await tx.connection.execute(touched)).scalars()) == [f"runs_{at:%Y_%m}"]
 
 
 async def test_a_number_beyond_every_double_spoils_nothing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -22,20 +22,27 @@ def job(admin: psycopg.Connection[Any]) -> MadeJob:
     return builders.make_job(admin)
 
 
-def count(admin: psycopg.Connection[Any], job: MadeJob, *, hours_ago: int = 0, times: int = 1) -> None:
+async def this_hour(connection: psycopg.AsyncConnection[Any]) -> datetime:
+    """In a transaction it stays the same, also for who folds in it."""
+    row = await (await connection.execute("select date_trunc('hour', now(), 'UTC')")).fetchone()
+    assert row is not None
+    hour: datetime = row[0]
+    return hour
+
+
+def count(admin: psycopg.Connection[Any], job: MadeJob, hour: datetime, *, times: int) -> None:
     """What ended runs of an hour append."""
     for seconds in range(1, times + 1):
         admin.execute(
-            "insert into carillon.job_stats values (%s, date_trunc('hour', now(), 'UTC') - %s, 'COMPLETED', 2, 2, %s,"
-            " %s, 3, 2, 1, now())",
-            [job.job_id, timedelta(hours=hours_ago), timedelta(seconds=2 * seconds), timedelta(seconds=seconds)],
+            "insert into carillon.job_stats values (%s, %s, 'COMPLETED', 2, 2, %s, %s, 3, 2, 1, now())",
+            [job.job_id, hour, timedelta(seconds=2 * seconds), timedelta(seconds=seconds)],
         )
 
 
 async def test_counts_of_one_hour_become_one(
     hot: psycopg.AsyncConnection[Any], admin: psycopg.Connection[Any], job: MadeJob
 ) -> None:
-    count(admin, job, times=3)
+    count(admin, job, await this_hour(hot), times=3)
     assert await fold_statistics(hot) == 1
     assert admin.execute(_COUNTS).fetchone() == (1, 6, 6, timedelta(seconds=3))
     assert await fold_statistics(hot) == 0
@@ -44,10 +51,11 @@ async def test_counts_of_one_hour_become_one(
 async def test_old_hours_are_folded_by_the_rare_pass(
     hot: psycopg.AsyncConnection[Any], admin: psycopg.Connection[Any], job: MadeJob
 ) -> None:
-    count(admin, job, times=2)
-    count(admin, job, hours_ago=1, times=2)
-    count(admin, job, hours_ago=5, times=2)
-    assert await fold_statistics(hot) == 2
+    async with hot.transaction():
+        hour = await this_hour(hot)
+        for hours_ago in (0, 1, 5):
+            count(admin, job, hour - timedelta(hours=hours_ago), times=2)
+        assert await fold_statistics(hot) == 2
     assert admin.execute(_COUNTS).fetchone() == (4, 12, 12, timedelta(seconds=2))
     assert await fold_all_statistics(hot) == 1
     assert admin.execute(_COUNTS).fetchone() == (3, 12, 12, timedelta(seconds=2))
@@ -61,7 +69,7 @@ async def test_the_frequent_pass_reads_recent_hours_only(
         " 'COMPLETED', 1, 1, '1 s', '1 s', 0, 0, 0, now() from generate_series(2, 20000) h",
         [job.job_id],
     )
-    count(admin, job, times=2)
+    count(admin, job, await this_hour(hot), times=2)
     admin.execute("vacuum analyze carillon.job_stats")
     await hot.execute("select pg_stat_force_next_flush()")
     read = "select idx_tup_fetch + seq_tup_read from pg_stat_user_tables where relname = 'job_stats'"

@@ -16,7 +16,7 @@ from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.tick import NobodySeated, settle_now, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import ADMIN
-from tests.store.engine_case import SECOND, START, Connection, every, job_of, rows, session_of
+from tests.store.engine_case import SECOND, START, Connection, every, job_of, oldest_month, rows, session_of
 
 Admin = psycopg.Connection[Any]
 
@@ -103,7 +103,7 @@ async def test_nothing_is_caught_up_from_before_the_oldest_partition(admin: Admi
     every(admin, job, "0 0 * * *", settled_to=START - timedelta(days=120))
     while (await tick(hot, NobodySeated(), now=START + 10 * SECOND)).schedules:
         pass
-    oldest = (START.replace(day=1, hour=0) - timedelta(days=1)).replace(day=1)
+    oldest = oldest_month(admin)
     assert rows(admin, "select min(scheduled_for) from carillon.live_runs") == [(oldest,)]
     assert rows(admin, "select last_at, reason from carillon.gaps") == [(oldest - timedelta(days=1), "OUTSIDE_WINDOW")]
 

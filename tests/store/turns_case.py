@@ -24,6 +24,7 @@ from tests.builders import MadeJob, make_live_run
 from tests.store.engine_case import SECOND, START, Connection, Received, every, job_of, rows, session_of
 
 Admin = psycopg.Connection[Any]
+PATIENCE = 60
 SUPERSEDED = "a later occurrence of its schedule came due"
 
 
@@ -41,7 +42,8 @@ class Case:
         self.received: Received
         self.session, self.received = session_of(admin, self.sessions, credit=100)
         self.wakeups = Wakeups()
-        self.completer = Completer(self.wakeups)
+        # Who waits here is let go on by the test, and not by itself after half a second.
+        self.completer = Completer(self.wakeups, patience=PATIENCE)
 
     def at(self, period: float) -> datetime:
         return START + period * 10 * SECOND

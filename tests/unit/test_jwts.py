@@ -28,7 +28,8 @@ def now() -> int:
 
 def at(offsets: Mapping[str, float]) -> dict[str, float]:
     """Claims that are so many seconds from now."""
-    return {claim: now() + seconds for claim, seconds in offsets.items()}
+    moment = now()
+    return {claim: moment + seconds for claim, seconds in offsets.items()}
 
 
 def with_secret(content: bytes) -> bytes:

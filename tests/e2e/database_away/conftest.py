@@ -11,13 +11,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login, give_login
 from tests import canary
 from tests.conftest import MIGRATIONS, DatabaseUrls
 from tests.e2e.database_away.place import through
 from tests.faults.proxy import FaultProxy
+from tests.ports import lasting_port
 
 _PASSWORD = canary.secret("database")
 _numbers = itertools.count()
@@ -62,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
     """A server of this module's own, always on the same port, with a migrated template database."""
     home = tmp_path_factory.mktemp("taken") / "data"
     version = int(os.environ.get("CARILLON_TEST_POSTGRES", "18"))
-    server = EmbeddedPostgres(home, port=free_port(), version=version)
+    server = EmbeddedPostgres(home, port=lasting_port(), version=version)
     server.start()
     try:
         server.create_database("template_carillon")

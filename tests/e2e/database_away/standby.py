@@ -14,9 +14,10 @@ from types import TracebackType
 
 import psycopg
 
-from local_stack.ports import LOCALHOST, free_port
+from local_stack.ports import LOCALHOST
 from local_stack.postgres import ADMIN, EmbeddedPostgres
 from local_stack.postmaster import end, environment, poll
+from tests.ports import lasting_port
 from tests.serving import close_server
 
 _READY_SECONDS = 60
@@ -40,7 +41,7 @@ class Standby:
         program = Path(f"/proc/{server.pid}/exe").readlink()
         pgdata = server.data_dir / "pgdata"
         owner = pgdata.stat()
-        password, port = server.password, free_port()
+        password, port = server.password, lasting_port()
         server.stop()
         copy = pgdata.with_name("standby")
         subprocess.run(["cp", "-a", str(pgdata), str(copy)], check=True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -20,6 +20,7 @@ from tests.e2e.database_away.conftest import Taken
 from tests.e2e.database_away.place import Place, is_told_to_wait, placed
 
 _BYTES = 4 * 1024 * 1024
+_PAGE = 4096
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ async def _fill_and_make_room(
         # Beside the scheduler of this process, whose locks it may have to wait for.
         await asyncio.to_thread(_move, admin, space)
         ballast = disk / "ballast"
-        with ballast.open("wb") as file:
-            free = shutil.disk_usage(disk).free
-            file.write(b"\0" * free)
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):  # no room is left, whoever took the last of it
+            while True:
+                file.write(b"\0" * _PAGE)
 
         await is_told_to_wait(_until_refused(place), "the database is out of disk or memory", "nothing was kept")
         ballast.unlink()

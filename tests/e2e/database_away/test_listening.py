@@ -17,7 +17,7 @@ from scheduler_service.usecases.trigger import TriggerRequest, trigger_job
 from scheduler_service.usecases.wakeups import Topic, Wakeups, direct_connection
 from tests.builders import ADMIN, connect
 from tests.conftest import DatabaseUrls
-from tests.e2e.cluster import eventually
+from tests.e2e.cluster import PATIENCE, eventually
 from tests.e2e.database_away.place import SERVICE, Place, placed, through
 from tests.faults.proxy import FaultProxy
 
@@ -54,7 +54,7 @@ async def test_what_another_replica_wrote_is_seen_without_it(
                 # Another replica's: nobody is woken for it here.
                 request = TriggerRequest(JobName(SERVICE, "count"))
                 await trigger_job(database, Wakeups(), ADMIN, request, lambda _runs: b"")
-                await eventually(place.carried_out, number.__eq__, seconds=5)
+                await eventually(place.carried_out, number.__eq__)
             await place.is_ready()
             to_listen.heal()
             await eventually(lambda: listeners(database_urls), lambda count: count == 1)
@@ -87,10 +87,10 @@ async def test_a_listener_behind_a_proxy_that_lost_its_server_notices(
         listener = Listener(lambda: direct_connection(url), wakeups, teller, silence=0.0)
         told = wakeups.listen(Topic.RUNS)
         listener.start()
-        async with asyncio.timeout(30):
-            await told.wait(30)
+        async with asyncio.timeout(PATIENCE):
+            assert await told.wait(PATIENCE)
             to_listen.half_open()
             # Whoever listens anew wakes all.
-            assert await told.wait(30)
+            assert await told.wait(PATIENCE)
         assert listener.failures >= 1
         await listener.stop(within=0)

@@ -166,8 +166,12 @@ async def test_connections_that_the_server_ended_are_opened_again(place: Place, 
     await eventually(lambda: passes(place))
     await place.goes_on(0 if len(place.effects) > before else 1)
     await place.is_ready()
-    [(open_now,)] = admin.execute(f"select count(*) from pg_stat_activity {ours}".encode()).fetchall()
-    assert open_now <= 33
+
+    async def open_now() -> int:
+        [(count,)] = admin.execute(f"select count(*) from pg_stat_activity {ours}".encode()).fetchall()
+        return int(count)
+
+    await eventually(open_now, lambda count: count <= 33)
 
 
 async def test_a_statement_without_an_answer_ends_with_its_connection(database: Database) -> None:

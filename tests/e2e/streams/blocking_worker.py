@@ -1,6 +1,6 @@
 """A worker whose handler blocks the event loop for BLOCK_SECONDS, beside runs that go on for ever. Prints what it does.
 
-A run whose payload says `block` blocks; any other waits until it is stopped.
+A run whose payload says `block` blocks, once the file BLOCK_FILE is there; any other waits until it is stopped.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+from pathlib import Path
 
 from carillon.execution import Assignment, Completed, Run
 from carillon.session import WorkerSession
@@ -33,7 +34,8 @@ class Blocking:
     async def _work(self, assignment: Assignment) -> None:
         if not json.loads(assignment.payload_json).get("block"):
             await asyncio.Event().wait()
-        await asyncio.sleep(0.5)  # the starts are told meanwhile
+        while not Path(os.environ["BLOCK_FILE"]).exists():  # noqa: ASYNC110, ASYNC240  # once its start was told
+            await asyncio.sleep(0.02)
         time.sleep(float(os.environ["BLOCK_SECONDS"]))  # noqa: ASYNC251  # what it is about
 
 

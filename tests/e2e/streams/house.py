@@ -23,12 +23,17 @@ from tests.faults.proxy import FaultProxy
 from tests.security.schedulers import WORKER_TOKEN, scheduler
 
 LEASE = 3.0
-HEARTBEAT = 0.3
-BOUND = LEASE + 5
-"""Seconds in which everything is to be as it was, whatever a stream said."""
-PATIENCE = 30.0
+"""For what waits until one has run out, and in which nobody has to keep it."""
+FOUND_OUT = 9.0
+"""A lease for where a worker has to find out by itself that its replica is away: it does so after a third of it."""
 LONG_LEASE = 30.0
 """For what does not wait for its end: no machine is so slow that it runs out meanwhile."""
+HEARTBEAT = 0.3
+BOUND = 30.0
+"""Seconds after which it is certain that what is waited for never comes, also on a machine with much else to do."""
+PATIENCE = 60.0
+DRAIN = 60.0
+"""Seconds of a scheduler's drain: a quarter of them is for its workers to go elsewhere."""
 
 _log = structlog.get_logger()
 
@@ -83,7 +88,12 @@ class House:
     async def open_replica(self, at: tuple[str, int] = (LOCALHOST, 0), **settings: Any) -> Replica:
         """`at`: where its proxy listens; port 0: on a free one."""
         name = f"replica-{len(self.replicas) + 1}"
-        given = {"lease_seconds": LEASE, "heartbeat_seconds": HEARTBEAT, "replica": name}
+        given = {
+            "lease_seconds": LONG_LEASE,
+            "heartbeat_seconds": HEARTBEAT,
+            "drain_seconds": DRAIN,
+            "replica": name,
+        }
         app = await self.stack.enter_async_context(scheduler(self.urls, **(given | settings)))
         proxy = self.stack.enter_context(FaultProxy((LOCALHOST, app.port), host=at[0], port=at[1]))
         self.replicas.append(Replica(name, app, proxy))
@@ -107,7 +117,7 @@ class House:
         return session, task
 
     def replica_of(self, session: WorkerSession) -> Replica:
-        """Where it is connected."""
+        """Where it is connected. Errors: StopIteration if it is not."""
         return next(each for each in self.replicas if each.name == session.state().replica)
 
     def others(self, replica: Replica) -> Sequence[Replica]:

@@ -15,7 +15,7 @@ from scheduler_service.rpc.server import ConnectionLimits
 from scheduler_service.settings import SettingsError, read_settings
 from tests.conftest import DatabaseUrls
 from tests.e2e.streams.calling import JOB, OFTEN, calling
-from tests.e2e.streams.house import BOUND, LONG_LEASE, PATIENCE, Hands, House, Replica, until
+from tests.e2e.streams.house import BOUND, PATIENCE, Hands, House, Replica, until
 from tests.faults.proxy import FaultProxy
 from tests.security.schedulers import admin as admin_token
 
@@ -26,7 +26,7 @@ AGE = 1
 
 async def replicas_of_age(house: House, **settings: Any) -> list[Replica]:
     """Two more, whose connections end."""
-    given = {"connection_age_seconds": AGE, "lease_seconds": LONG_LEASE} | OFTEN | settings
+    given = {"connection_age_seconds": AGE} | OFTEN | settings
     return [await house.open_replica(**given) for _ in range(2)]
 
 

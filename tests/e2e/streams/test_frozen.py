@@ -18,14 +18,14 @@ import structlog
 from tests.builders import make_job, make_live_run
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import Cluster
-from tests.e2e.streams.house import BOUND, HEARTBEAT, LEASE, PATIENCE, Hands, session_of, until
+from tests.e2e.streams.house import BOUND, FOUND_OUT, HEARTBEAT, LEASE, PATIENCE, Hands, session_of, until
 
 _log = structlog.get_logger()
 
 
 @pytest.fixture
-async def cluster(database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Cluster]:
-    async with Cluster(tmp_path, database_urls, lease_seconds=LEASE, heartbeat_seconds=HEARTBEAT) as cluster:
+async def cluster(database_urls: DatabaseUrls, tmp_path: Path, lease: float) -> AsyncIterator[Cluster]:
+    async with Cluster(tmp_path, database_urls, lease_seconds=lease, heartbeat_seconds=HEARTBEAT) as cluster:
         for name in ("scheduler-1", "scheduler-2"):
             await cluster.start_scheduler(name)
         yield cluster
@@ -40,8 +40,9 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("lease", [FOUND_OUT], ids=["found out"])
 async def test_a_frozen_scheduler_is_left_and_does_no_harm_when_it_awakes(
-    cluster: Cluster, admin: psycopg.Connection[Any]
+    cluster: Cluster, admin: psycopg.Connection[Any], lease: float
 ) -> None:
     job, hands = make_job(admin), Hands()
     async with session_of(hands, cluster.target, cluster.secrets.worker_token) as session:
@@ -59,7 +60,7 @@ async def test_a_frozen_scheduler_is_left_and_does_no_harm_when_it_awakes(
             hands.may_end.set()
             await until(lambda: len(hands.done) == len(run_ids))
             # Its streams are older than any lease when it awakes.
-            assert not await session.wait_until(lambda state: not state.connected, LEASE)
+            assert not await session.wait_until(lambda state: not state.connected, lease)
         run_ids += [make_live_run(admin, job) for _ in range(3)]
         await until(lambda: _outcomes(admin) == [(run_id, "COMPLETED", 1) for run_id in sorted(run_ids)])
         assert session.session_id == held_under
@@ -68,16 +69,22 @@ async def test_a_frozen_scheduler_is_left_and_does_no_harm_when_it_awakes(
     assert admin.execute("select count(*) from carillon.attempts").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("lease", [LEASE], ids=["short lease"])
 async def test_a_worker_that_blocks_past_its_lease_gives_up_its_runs_before_it_claims_them(
-    cluster: Cluster, admin: psycopg.Connection[Any]
+    cluster: Cluster, admin: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
-    job, hands = make_job(admin), Hands()
-    environment = {"CARILLON_SERVICE_TOKEN": cluster.secrets.worker_token, "BLOCK_SECONDS": str(2 * LEASE)}
+    job, hands, may_block = make_job(admin), Hands(), tmp_path / "may-block"
+    environment = {
+        "CARILLON_SERVICE_TOKEN": cluster.secrets.worker_token,
+        "BLOCK_FILE": str(may_block),
+        "BLOCK_SECONDS": str(2 * LEASE),
+    }
     await cluster.start_program("blocking", "tests.e2e.streams.blocking_worker", environment)
     waits = make_live_run(admin, job)
     await until(lambda: _said(cluster, waits) == ["begun"], PATIENCE)
     blocks = make_live_run(admin, job, payload={"block": True})
     await until(lambda: admin.execute("select count(started_at) from carillon.live_runs").fetchone() == (2,))
+    may_block.touch()
     async with session_of(hands, cluster.target, cluster.secrets.worker_token):
         since = time.monotonic()
         await until(lambda: _outcomes(admin) == [(run_id, "COMPLETED", 2) for run_id in sorted((waits, blocks))])

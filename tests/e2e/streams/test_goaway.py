@@ -7,17 +7,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
-import psycopg
 import pytest
 from carillon import Client, blocking
 from carillon.v1 import run_pb2
 
-from tests.builders import make_job
-from tests.conftest import DatabaseUrls
 from tests.e2e.streams.calling import JOB
-from tests.e2e.streams.house import BOUND, LONG_LEASE, PATIENCE, Hands, House, a_house, until
+from tests.e2e.streams.house import BOUND, PATIENCE, Hands, House, until
 from tests.e2e.streams.http2_relay import CALMING, INTERNAL_ERROR, Farewell, Http2Relay
 from tests.security.schedulers import admin as admin_token
 
@@ -28,15 +24,6 @@ ENDS: dict[str, Farewell] = {
     "fails_and_hangs_up": Farewell(error=INTERNAL_ERROR, hangs_up=True),
     "hangs_up_within_a_frame": Farewell(hangs_up=True, torn=True),
 }
-
-
-@pytest.fixture
-async def house(database_urls: DatabaseUrls, admin: psycopg.Connection[Any]) -> AsyncIterator[House]:
-    """Two replicas whose leases do not run out."""
-    async with a_house(database_urls, admin, make_job(admin)) as house:
-        for _ in range(2):
-            await house.open_replica(lease_seconds=LONG_LEASE)
-        yield house
 
 
 @pytest.fixture

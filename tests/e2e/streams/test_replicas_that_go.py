@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.e2e.streams.house import BOUND, HEARTBEAT, LEASE, Hands, House, until
+from tests.e2e.streams.house import BOUND, FOUND_OUT, HEARTBEAT, Hands, House, until
 
 FLEET = 50
 
@@ -82,16 +82,17 @@ async def test_a_fleet_whose_replicas_were_away_comes_back_soon_and_not_at_once(
     await asyncio.gather(*(session.wait_until(lambda state: not state.connected, BOUND) for session in sessions))
     # By how much each waits longer is shown in tests/unit/client; here they have been apart for some time by then.
     await asyncio.sleep(3)  # the time that passes is the fault
-    assert first.proxy.refused >= FLEET
+    await until(lambda: first.proxy.refused >= FLEET)
     before = first.proxy.accepted
-    came: list[int] = []
+    came_at: list[float] = []
     first.proxy.heal()
     with house.recovering():
-        while first.proxy.accepted - before < FLEET:
+        while len(came_at) < FLEET:
             await asyncio.sleep(0.05)
-            came.append(first.proxy.accepted - before - sum(came))
+            came_at += [time.monotonic()] * (first.proxy.accepted - before - len(came_at))
         await asyncio.gather(*(house.connected(session) for session in sessions))
-    assert max(came) < FLEET / 2, came
+    # Without the first and the last of them. Those that come while nobody looks seem to come together.
+    assert came_at[FLEET * 9 // 10] - came_at[FLEET // 10] > 1, came_at
 
 
 async def test_a_heartbeat_that_the_database_refuses_leads_elsewhere_and_costs_no_run(house: House) -> None:
@@ -113,7 +114,11 @@ async def test_a_heartbeat_that_the_database_refuses_leads_elsewhere_and_costs_n
     house.all_once(run_ids, hands)
 
 
-async def test_where_no_heartbeat_is_written_runs_are_stopped_before_their_lease_ends(house: House) -> None:
+# A tenth of the lease is left then: this process may stand still for a second.
+@pytest.mark.parametrize("lease", [12.0], ids=["a lease that ends"])
+async def test_where_no_heartbeat_is_written_runs_are_stopped_before_their_lease_ends(
+    house: House, lease: float
+) -> None:
     hands = Hands()
     session = await house.open_worker(hands)
     hands.may_end.clear()
@@ -123,7 +128,7 @@ async def test_where_no_heartbeat_is_written_runs_are_stopped_before_their_lease
     ends = house.one("select extract(epoch from expires_at)::float8 from carillon.sessions")
     with house.recovering():
         await until(lambda: run_id in hands.stopped_at)
-        assert ends - LEASE < hands.stopped_at[run_id] < ends
+        assert ends - lease < hands.stopped_at[run_id] < ends
         _let_heartbeats_be_written(house, True)
         hands.may_end.set()
         await until(lambda: house.completed() == 1)
@@ -132,13 +137,15 @@ async def test_where_no_heartbeat_is_written_runs_are_stopped_before_their_lease
     assert await session.wait_until(lambda state: not state.held, BOUND)
 
 
-async def test_a_result_that_was_there_in_time_counts_after_the_lease_if_the_session_is_there(house: House) -> None:
+@pytest.mark.parametrize("lease", [FOUND_OUT], ids=["a lease that ends"])
+async def test_a_result_that_was_there_in_time_counts_after_the_lease_if_the_session_is_there(
+    house: House, lease: float
+) -> None:
     hands = Hands()
     session = await house.open_worker(hands)
     hands.may_end.clear()
     [going_on] = house.make_runs()
     await until(lambda: house.one("select started_at from carillon.live_runs"))
-    _let_leases_outlast(house, seconds=600)
     for replica in house.replicas:
         replica.proxy.hold()
     with house.recovering():
@@ -148,7 +155,8 @@ async def test_a_result_that_was_there_in_time_counts_after_the_lease_if_the_ses
         hands.may_end.clear()
         since = time.monotonic()
         await until(lambda: not session.state().connected)
-        await session.wait_until(lambda state: time.monotonic() - since > LEASE, LEASE + HEARTBEAT)
+        _let_leases_outlast(house, seconds=600)  # no heartbeat is on its way any more that would shorten it
+        await session.wait_until(lambda state: time.monotonic() - since > lease, lease + HEARTBEAT)
         assert session.state().unacknowledged == 1
         for replica in house.replicas:
             replica.proxy.reset()

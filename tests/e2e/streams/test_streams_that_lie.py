@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.e2e.streams.house import BOUND, Hands, House, until
+from tests.e2e.streams.house import BOUND, FOUND_OUT, LEASE, PATIENCE, Hands, House, until
 from tests.faults.proxy import Direction, FaultProxy
 
 LIES: dict[str, Callable[[FaultProxy], object]] = {
@@ -26,6 +26,7 @@ LIES: dict[str, Callable[[FaultProxy], object]] = {
 }
 
 
+@pytest.mark.parametrize("lease", [FOUND_OUT], ids=["found out"])
 @pytest.mark.parametrize("lie", LIES)
 async def test_a_run_in_hand_and_those_that_come_are_done_once_through_the_other_replica(
     house: House, lie: str
@@ -47,6 +48,7 @@ async def test_a_run_in_hand_and_those_that_come_are_done_once_through_the_other
     house.all_once(run_ids, hands)
 
 
+@pytest.mark.parametrize("lease", [LEASE], ids=["short lease"])
 async def test_a_worker_that_went_without_a_sound_loses_its_run_to_another(house: House) -> None:
     gone, hands = Hands(), Hands()
     session, task = house.begin_worker(gone)
@@ -100,6 +102,7 @@ async def test_a_claim_that_never_arrived_comes_back_and_costs_nothing(house: Ho
     house.all_once(run_ids, hands)
 
 
+@pytest.mark.parametrize("lease", [FOUND_OUT], ids=["a lease that ends later"])
 async def test_a_worker_that_begins_again_under_its_name_is_another_session(house: House) -> None:
     before, after = Hands(), Hands()
     session, task = house.begin_worker(before, "worker-1")
@@ -134,7 +137,7 @@ async def test_many_runs_pass_though_their_connections_are_reset_again_and_again
         house.replica_of(session).proxy.reset()
         await house.connected(session)
     with house.recovering():
-        await until(lambda: house.completed() == len(run_ids), 3 * BOUND)
+        await until(lambda: house.completed() == len(run_ids), PATIENCE)
     assert await session.wait_until(lambda state: not state.held, BOUND)
     house.all_once(run_ids, hands)
 
@@ -146,5 +149,5 @@ async def test_over_a_very_slow_link_each_run_arrives_and_counts_once(house: Hou
     slow.throttle(2_000, Direction.DOWN)
     with house.recovering():
         run_ids = house.make_runs(8, payload={"text": "x" * 1_000})
-        await until(lambda: house.completed() == len(run_ids), 5 * BOUND)
+        await until(lambda: house.completed() == len(run_ids), PATIENCE)
     house.all_once(run_ids, hands)

@@ -91,5 +91,5 @@ async def test_a_worker_that_is_refused_before_its_hello_knows_why(start_session
     async with serving(RefusesAtOnce()) as target:
         sessions = [start_session(target=target) for _ in range(STREAMS)]
         for session in sessions:
-            assert await session.wait_until(lambda state: bool(state.last_error), 20)
+            assert await session.wait_until(lambda state: bool(state.last_error), 60)
         assert {session.state().last_error for session in sessions} == {"UNAUTHENTICATED: this token is not known"}

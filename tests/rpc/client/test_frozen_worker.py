@@ -17,7 +17,7 @@ from carillon.v1 import work_pb2
 if TYPE_CHECKING:
     from tests.rpc.client.conftest import Recorder, ScriptedScheduler, ScriptedStream
 
-LEASE = 1.0
+LEASE = 2.0
 
 # Its handler ends while the process is stopped: what it comes to is there when the process goes on.
 WORKER = """
@@ -147,15 +147,23 @@ async def worker(scheduler: ScriptedScheduler) -> AsyncIterator[asyncio.subproce
     await process.wait()
 
 
+async def answer_heartbeats(stream: ScriptedStream) -> None:
+    """For ever: however long a busy machine takes to come to the run, the lease lasts until then."""
+    while True:
+        await stream.answer_heartbeat()
+
+
 async def test_a_stopped_process_claims_nothing_when_it_goes_on(
     scheduler: ScriptedScheduler, worker: asyncio.subprocess.Process, new_run: Any, in_time: Any
 ) -> None:
     stream = await scheduler.next_stream()
     hello = await stream.next("hello")
     stream.welcome(lease=LEASE, heartbeat=LEASE / 20)
+    answering = asyncio.ensure_future(answer_heartbeats(stream))
     stream.assign(new_run(1), claim=4)
     await stream.next("progress")
     worker.send_signal(signal.SIGSTOP)
+    answering.cancel()
     await asyncio.sleep(LEASE)  # the time that passes is the fault
     worker.send_signal(signal.SIGCONT)
     after = await begun_anew(scheduler, hello)

@@ -23,6 +23,8 @@ from carillon.tls import Tls
 from carillon.v1 import work_pb2
 from google.rpc import error_details_pb2
 
+from tests.ports import lasting_port
+
 if TYPE_CHECKING:
     from tests.rpc.client.conftest import ScriptedScheduler
 
@@ -95,10 +97,11 @@ async def test_a_refused_manifest_names_every_wrong_field(
 
 
 async def test_a_service_starts_before_its_scheduler(
-    scheduler: ScriptedScheduler, jobs: carillon.Jobs, in_time: Any, caplog: pytest.LogCaptureFixture
+    scheduler: ScriptedScheduler, in_time: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = int(scheduler.target.rpartition(":")[2])
     await scheduler.stop()
+    port = lasting_port()
+    jobs = carillon.Jobs("kpi-service", target=f"127.0.0.1:{port}", token="kpi.secret", generation=3)
     with logged() as lines:
         registration = jobs.register_in_background()
         await in_time(lines.get())
@@ -161,7 +164,7 @@ async def test_a_refusal_that_no_retry_heals_ends_the_background_registration(
         await in_time(registration.wait())
     assert raised.value.reason == "STALE_GENERATION"
     assert scheduler.registrations.qsize() == 1
-    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    [record] = [each for each in caplog.records if (each.name, each.levelno) == ("carillon", logging.ERROR)]
     assert "generation 4 is registered" in record.getMessage()
     await registration.stop()
 

@@ -42,7 +42,7 @@ async def test_a_run_is_carried_out_and_its_result_forgotten_once_it_is_acknowle
     assert session.state().held == 1
     assert await stream.credit(3) == 3
     stream.acknowledge(results)
-    await session.wait_until(lambda state: state.held == 0, 10)
+    await session.wait_until(lambda state: state.held == 0, 60)
     assert session.state().held == 0
 
 
@@ -310,6 +310,6 @@ async def test_a_result_that_does_not_count_is_forgotten_and_named(
     stream.assign(new_run(1))
     results = await stream.next("results")
     stream.acknowledge(results, work_pb2.RESULT_VERDICT_STALE)
-    await session.wait_until(lambda state: state.held == 0, 10)
+    await session.wait_until(lambda state: state.held == 0, 60)
     assert session.state().unacknowledged == 0
     assert f"the result of run {uuid.UUID(int=1)}, attempt 1, does not count (STALE): the run was given" in caplog.text

@@ -85,7 +85,7 @@ async def test_a_worker_that_never_reached_a_scheduler_stops_at_once(
     session = start_session()
     stream = await scheduler.next_stream()
     await stream.next("hello")
-    await in_time(session.drain(10))
+    await in_time(session.drain(60))
     assert not session.state().connected
 
 
@@ -113,11 +113,16 @@ async def test_a_lost_lease_stops_the_runs_and_begins_a_new_session(
     scheduler: ScriptedScheduler, executor: Recorder, start_session: Any, new_run: Any, in_time: Any
 ) -> None:
     executor.act = executor.for_ever
-    start_session()
+    now = 0.0
+    start_session(clock=lambda: now)
     first = await scheduler.next_stream()
     hello = await first.next("hello")
-    first.welcome(lease=0.5, heartbeat=30)
+    first.welcome(lease=30, heartbeat=30)
+    beat = await first.next("heartbeat")
     first.assign(new_run(1), claim=4)
+    await in_time(executor.started.get())
+    now = 26.9  # of the 27 s by which the runs are told to stop
+    first.say(heartbeat_ack=work_pb2.HeartbeatAck(sequence=beat.sequence))
     run = await in_time(executor.interrupted.get())
     assert run.cancelled
     second = await scheduler.next_stream()
@@ -134,12 +139,16 @@ async def test_acknowledged_heartbeats_keep_the_lease(
     scheduler: ScriptedScheduler, executor: Recorder, start_session: Any, new_run: Any, in_time: Any
 ) -> None:
     executor.act = executor.for_ever
-    start_session()
+    now = 0.0
+    start_session(clock=lambda: now)
     stream = await scheduler.next_stream()
-    stream.welcome(lease=2.0, heartbeat=0.02)
+    stream.welcome(lease=30, heartbeat=0.02)
     stream.assign(new_run(1), claim=4)
     run = await in_time(executor.started.get())
-    sequences = [(await stream.answer_heartbeat()).sequence for _ in range(150)]
+    sequences = []
+    for _ in range(150):
+        sequences.append((await stream.answer_heartbeat()).sequence)
+        now += 0.5
     assert sequences == list(range(sequences[0], sequences[0] + 150))
     assert not run.cancelled
     assert scheduler.streams.empty()
@@ -178,7 +187,7 @@ async def test_draining_returns_what_was_not_started_and_waits_for_the_rest(
     stream.welcome()
     stream.assign(new_run(1), new_run(2))
     await in_time(executor.started.get())
-    draining = asyncio.ensure_future(session.drain(10))
+    draining = asyncio.ensure_future(session.drain(60))
     first = await stream.next("results")
     assert [(r.attempt.run_id[-1], r.outcome) for r in first.results] == [(2, work_pb2.ATTEMPT_OUTCOME_RETURNED)]
     stream.assign(new_run(3))
@@ -265,19 +274,22 @@ async def test_a_replica_that_does_not_answer_leaves_time_for_another(
     scheduler: ScriptedScheduler, executor: Recorder, start_session: Any, new_run: Any, in_time: Any
 ) -> None:
     executor.act = executor.for_ever
-    start_session()
+    now = 0.0
+    session = start_session(clock=lambda: now)
     first = await scheduler.next_stream()
     hello = await first.next("hello")
-    first.welcome(lease=6, heartbeat=0.05)
+    first.welcome(lease=30, heartbeat=30)
     await first.answer_heartbeat()
     first.assign(new_run(1), claim=4)
     run = await in_time(executor.started.get())
+    now = 24.0  # of the 27 s by which the runs are told to stop
     first.end(grpc.StatusCode.UNAVAILABLE, "killed")
     silent = await scheduler.next_stream()
     await silent.next("hello")
     other = await scheduler.next_stream()
     again = await other.next("hello")
     assert (again.session_id, list(again.held_claims)) == (hello.session_id, [4])
+    assert session.state().last_error == "UNAVAILABLE: no answer to Hello within 1.5 s"
     assert not run.cancelled
 
 
@@ -307,7 +319,7 @@ async def test_a_refused_worker_says_why_once(
     with caplog.at_level(logging.ERROR, "carillon"):
         stream.end(grpc.StatusCode.UNAUTHENTICATED, "this token is not known", "CREDENTIALS_INVALID")
         await in_time(stream.ended.wait())
-        await session.wait_until(lambda state: bool(state.last_error), 10)
+        await session.wait_until(lambda state: bool(state.last_error), 60)
     assert session.state().last_error == "UNAUTHENTICATED (CREDENTIALS_INVALID): this token is not known"
     assert "t.secret" not in caplog.text
     assert not session.state().connected

@@ -63,10 +63,12 @@ class Programs:
         return await eventually(written, lambda text: words in text)
 
     async def _complete(self, *argv: str, **variables: str) -> tuple[int | None, str]:
+        # Below errors, gRPC's core tells of connections that end.
+        own = {"CARILLON_TARGET": self._target, "CARILLON_SERVICE_TOKEN": "t.secret", "GRPC_VERBOSITY": "ERROR"}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *argv),
             cwd=ROOT,
-            env={**os.environ, "CARILLON_TARGET": self._target, "CARILLON_SERVICE_TOKEN": "t.secret", **variables},
+            env={**os.environ, **own, **variables},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -76,7 +78,7 @@ class Programs:
 
 @pytest.fixture
 async def programs(scheduler: ScriptedScheduler, tmp_path: Path) -> AsyncIterator[Programs]:
-    async with Processes(tmp_path / "logs") as processes:
+    async with Processes(tmp_path / "logs", grace=PATIENCE) as processes:
         yield Programs(processes, scheduler.target)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from local_stack.ports import free_port
 from tests.e2e.cluster import fetch
+from tests.ports import lasting_port
 from tests.rpc.client.conftest import ScriptedScheduler
-from tests.rpc.integrations.conftest import NOBODY, Programs, post, registered
+from tests.rpc.integrations.conftest import NOBODY, PATIENCE, Programs, post, registered
 
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "examples.django_service.settings"}
 
@@ -112,13 +112,13 @@ async def test_a_server_registers_once_and_its_view_is_the_jobs_endpoint(
     scheduler: ScriptedScheduler, programs: Programs, project: dict[str, str], server: str
 ) -> None:
     await migrated(programs, project)
-    port = free_port()
+    port = lasting_port()
     project["DJANGO_SERVICE_URL"] = f"http://127.0.0.1:{port}"
     await programs.start(*servers(port)[server], **project)
     manifest = await registered(scheduler)
     [job] = manifest.jobs
     assert (manifest.service, job.job, job.timing.cron) == ("django-service", "clear-sessions", "0 4 * * *")
-    await programs.processes.wait_until("program", lambda: listens(manifest.base_url))
+    await programs.processes.wait_until("program", lambda: listens(manifest.base_url), PATIENCE)
     assert await post(manifest.base_url + job.target.http.endpoint) == (200, b'{"metrics": {"deleted": 0}}')
     assert scheduler.registrations.empty()
 
@@ -156,7 +156,7 @@ async def test_a_command_of_the_projects_own_may_be_said_to_serve(programs: Prog
 
 async def test_a_server_that_found_no_scheduler_ends_in_order(programs: Programs, project: dict[str, str]) -> None:
     await migrated(programs, project)
-    server = servers(free_port())["runserver without reloader"]
+    server = servers(lasting_port())["runserver without reloader"]
     await programs.start(*server, **{**project, "CARILLON_TARGET": NOBODY})
     await programs.says("the jobs of django-service are not registered: UNAVAILABLE")
     await programs.says("Quit the server with CONTROL-C.")

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local_stack.ports import free_port
 from tests.e2e.cluster import eventually
+from tests.ports import lasting_port
 from tests.rpc.client.conftest import ScriptedScheduler, run_to_assign, soon
 from tests.rpc.integrations.conftest import NOBODY, Programs, post, registered
 from tests.signed import KEY, signed
@@ -52,7 +52,7 @@ async def served(app: Any) -> AsyncIterator[str]:
 async def test_the_fastapi_example_registers_and_its_route_is_the_jobs_endpoint(
     scheduler: ScriptedScheduler, programs: Programs
 ) -> None:
-    await programs.start("-m", "examples.fastapi_service", FASTAPI_SERVICE_PORT=str(free_port()))
+    await programs.start("-m", "examples.fastapi_service", FASTAPI_SERVICE_PORT=str(lasting_port()))
     manifest = await registered(scheduler)
     [job] = manifest.jobs
     assert (manifest.service, job.job, job.timing.cron) == ("fastapi-service", "count-words", "@hourly")
@@ -63,7 +63,7 @@ async def test_the_fastapi_example_registers_and_its_route_is_the_jobs_endpoint(
 
 
 async def test_an_app_starts_and_ends_in_order_without_a_scheduler(programs: Programs) -> None:
-    port = str(free_port())
+    port = str(lasting_port())
     await programs.start("-m", "examples.fastapi_service", CARILLON_TARGET=NOBODY, FASTAPI_SERVICE_PORT=port)
     await programs.says("are not registered: UNAVAILABLE")
     await programs.says("Uvicorn running")

@@ -151,7 +151,8 @@ async def test_hello_too_takes_back_what_the_worker_does_not_know(
 ) -> None:
     make_live_run(admin, job)
     await worker.welcomed(credit=1)
-    await worker.expect("assignments")
+    sent = await worker.expect("assignments")
+    await beat_until_done(worker, 1, [], sent.claim_id)
     admin.execute("update carillon.live_runs set claimed_at = claimed_at - interval '6 s'")
     free = replica.wakeups.listen(Topic.PENDING)
     async with a_worker(replica, session_id=worker.session_id) as newer:

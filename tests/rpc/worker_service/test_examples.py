@@ -18,6 +18,7 @@ import grpc.aio
 import pytest
 from carillon.v1 import job_handler_service_pb2, job_handler_service_pb2_grpc
 
+from tests.ports import lasting_port
 from tests.signed import KEY, signed_json
 
 ROOT = Path(__file__).parents[3]
@@ -78,16 +79,17 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         await example.process.wait()
 
 
-async def test_mail_goes_from_the_email_service_to_the_sink(start: Start, tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_mail_goes_from_the_email_service_to_the_sink(start: Start, tmp_path: Path) -> None:
+    port = lasting_port()
     written = tmp_path / "mail.jsonl"
     sink = await start("smtp_sink", SMTP_PORT="0", SMTP_SINK_FILE=str(written))
     listening = await sink.printed("listening on 127.0.0.1:")
     smtp_port = listening.split("127.0.0.1:")[1].split(",")[0]
-    service = await start("email_service", EMAIL_SERVICE_PORT=str(unused_tcp_port), SMTP_PORT=smtp_port)
+    service = await start("email_service", EMAIL_SERVICE_PORT=str(port), SMTP_PORT=smtp_port)
     await service.printed("Running on")
     meant = {"run": "r-1", "service": "email-service", "job": "weekly-digest"}
     run = {**meant, "attempt": 1, "scheduled_time": "2026-11-23T14:00:00Z", "payload": {}}
-    url = f"http://127.0.0.1:{unused_tcp_port}/api/jobs/weekly-digest"
+    url = f"http://127.0.0.1:{port}/api/jobs/weekly-digest"
     async with aiohttp.ClientSession() as client, client.post(url, **signed_json(run)) as response:
         answer = await response.json()
     assert answer["items"]["succeeded"] == 12 == len(written.read_text().splitlines())
@@ -101,13 +103,14 @@ async def test_the_kpi_service_starts_without_a_scheduler_and_stops_in_order(sta
     assert await service.stop() == 0
 
 
-async def test_the_grpc_service_answers_a_call(start: Start, unused_tcp_port: int) -> None:
-    service = await start("grpc_service", GRPC_SERVICE_PORT=str(unused_tcp_port))
+async def test_the_grpc_service_answers_a_call(start: Start) -> None:
+    port = lasting_port()
+    service = await start("grpc_service", GRPC_SERVICE_PORT=str(port))
     request = job_handler_service_pb2.ExecuteRequest(
         run=f"runs/{uuid.uuid4()}", job="services/grpc-service/jobs/checksums", tenant="-", attempt=1
     )
     request.payload.update({"folder": "examples/grpc_service"})
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{unused_tcp_port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = job_handler_service_pb2_grpc.JobHandlerServiceStub(channel)
         answer = await stub.Execute(request, timeout=PATIENCE, wait_for_ready=True)
     readme = (ROOT / "examples" / "grpc_service" / "README.md").read_bytes()

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from carillon.v1 import work_pb2
 
+from tests.ports import silent_port
 from tests.rpc.worker_service.conftest import Endpoint, ScriptedScheduler
 
 ROOT = Path(__file__).parents[3]
@@ -120,12 +121,11 @@ async def test_it_says_who_it_is_and_carries_out_what_it_gets(
     assert "carillon_worker_connected 1.0" in figures
 
 
-async def test_grpc_calls_are_carried_out_and_counted_too(
-    scheduler: ScriptedScheduler, worker: Worker, unused_tcp_port: int
-) -> None:
+async def test_grpc_calls_are_carried_out_and_counted_too(scheduler: ScriptedScheduler, worker: Worker) -> None:
     probes = (await worker.logged("listening"))["url"]
-    await scheduler.assign(f"grpc://127.0.0.1:{unused_tcp_port}")
-    result = await result_of(scheduler)
+    with silent_port() as port:
+        await scheduler.assign(f"grpc://127.0.0.1:{port}")
+        result = await result_of(scheduler)
     assert (result.outcome, result.error.code) == (work_pb2.ATTEMPT_OUTCOME_FAILED, "GRPC_UNAVAILABLE")
     _, figures = await fetch(f"{probes}/metrics")
     assert 'carillon_worker_grpc_seconds_count{status="UNAVAILABLE"} 1.0' in figures

@@ -6,6 +6,7 @@ import pytest
 
 from local_stack.ports import LOCALHOST, free_port, port_in_use, require_free_port
 from local_stack.processes import LocalStackError
+from tests.ports import lasting_port
 
 
 def test_a_free_port_can_be_bound() -> None:
@@ -14,8 +15,8 @@ def test_a_free_port_can_be_bound() -> None:
 
 
 def test_a_port_is_in_use_while_somebody_listens_there() -> None:
-    with socket.create_server((LOCALHOST, 0)) as server:
-        port = server.getsockname()[1]
+    port = lasting_port()
+    with socket.create_server((LOCALHOST, port)):
         assert port_in_use(LOCALHOST, port)
     assert not port_in_use(LOCALHOST, port)
 
@@ -29,7 +30,7 @@ def test_a_taken_port_is_a_sentence_with_the_port_its_purpose_and_the_setting() 
 
 
 def test_a_free_port_is_not_complained_about() -> None:
-    require_free_port(free_port(), "the scheduler")
+    require_free_port(lasting_port(), "the scheduler")
 
 
 def test_an_address_that_is_not_ours_is_not_taken_for_a_used_port() -> None:

@@ -24,13 +24,11 @@ signal.pause()
 """
 NOTES_ITS_END = """
 import signal, sys
-def end(*_):
-    with open(sys.argv[1], "a") as ends:
-        ends.write(sys.argv[2] + "\\n")
-    sys.exit(0)
-signal.signal(signal.SIGTERM, end)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("ready")
-signal.pause()
+signal.sigwait([signal.SIGTERM])
+with open(sys.argv[1], "a") as ends:
+    ends.write(sys.argv[2] + "\\n")
 """
 A_PARENT = """
 import asyncio, sys
@@ -58,8 +56,11 @@ def python(program: str, *arguments: str) -> list[str]:
 
 
 def wrote(processes: Processes, name: str, text: str = "ready") -> Probe:
+    """Whether it wrote a line with this, to its end: the parts of a line come one by one."""
+
     async def probe() -> bool:
-        return text in processes.tail(name)
+        lines = processes.log_path(name).read_text().splitlines(keepends=True)
+        return any(text in line and line.endswith("\n") for line in lines)
 
     return probe
 
@@ -74,8 +75,12 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    if not Path("/proc/self").exists():
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # reaped since
+        return False
 
 
 def assert_soon_dead(*pids: int, seconds: float = 20) -> None:

@@ -17,10 +17,10 @@ from local_stack.restarting import CALM_SECONDS, PAUSES, Ends, keep_running
 
 SERVES = "import signal; print('ready', flush=True); signal.pause()"
 ENDS_IN_ORDER = """
-import signal, sys
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("ready", flush=True)
-signal.pause()
+signal.sigwait([signal.SIGTERM])
 """
 FAILS_THE_SECOND_TIME = """
 import pathlib, signal, sys
@@ -33,9 +33,10 @@ signal.pause()
 """
 FAILS_WHEN_TOLD = """
 import signal, sys
-signal.signal(signal.SIGUSR1, lambda *_: sys.exit("no luck"))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 print("ready", flush=True)
-signal.pause()
+signal.sigwait([signal.SIGUSR1])
+sys.exit("no luck")
 """
 
 

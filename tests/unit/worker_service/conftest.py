@@ -13,6 +13,7 @@ from aiohttp import web
 from carillon.execution import Assignment, Completed, Failed, Run
 from yarl import URL
 
+from worker_service.targets import http
 from worker_service.targets.allowed import Gate, Target
 from worker_service.targets.http import HttpExecutor
 from worker_service.targets.networks import Networks, read_network
@@ -92,6 +93,13 @@ async def gate() -> AsyncIterator[Gate]:
 def signer() -> Signer:
     """Override it to give the executor keys."""
     return Signer({})
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are not given up for having been idle for a while, which would hide why they were. Ask for it before
+    `caller`, as a mark does."""
+    monkeypatch.setattr(http, "KEEPALIVE_TIMEOUT", 3_600.0)
 
 
 @pytest.fixture

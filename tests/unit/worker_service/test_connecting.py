@@ -103,17 +103,15 @@ async def test_any_of_the_checked_addresses_will_do(caller: Caller, serve: Serve
     assert len(service.hosts) == 1
 
 
-async def test_tls_asks_for_the_name_and_wants_its_certificate(
-    caller: Caller, tmp_path: Path, dns: Dns, unused_tcp_port: int
-) -> None:
+async def test_tls_asks_for_the_name_and_wants_its_certificate(caller: Caller, tmp_path: Path, dns: Dns) -> None:
     asked: list[str | None] = []
     cert, key = self_signed(tmp_path, "other")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
     context.sni_callback = lambda _socket, name, _context: asked.append(name)
-    server = await asyncio.start_server(_never, "127.0.0.1", unused_tcp_port, ssl=context)
+    server = await asyncio.start_server(_never, "127.0.0.1", 0, ssl=context)
     async with server:
-        failed = await caller.failure(f"https://{NAME}:{unused_tcp_port}/")
+        failed = await caller.failure(f"https://{NAME}:{port_of(server)}/")
     assert asked == [NAME]
     assert "the TLS connection was refused (is the certificate valid for this host?)" in failed.message
 
@@ -136,7 +134,12 @@ async def test_proxies_and_passwords_of_the_environment_are_not_used(
 Write = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-async def _raw(port: int, write: Write) -> asyncio.Server:
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+async def _raw(write: Write) -> asyncio.Server:
     """A server that reads a request's head and answers as `write` does, as long as there is somebody."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,7 +151,7 @@ async def _raw(port: int, write: Write) -> asyncio.Server:
         finally:
             writer.close()
 
-    return await asyncio.start_server(serve, "127.0.0.1", port)
+    return await asyncio.start_server(serve, "127.0.0.1", 0)
 
 
 async def _endless_headers(writer: asyncio.StreamWriter) -> None:
@@ -173,9 +176,9 @@ async def _endless_status(writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize("write", [_endless_headers, _endless_header, _endless_status])
-async def test_a_head_without_end_is_not_read_to_the_end(caller: Caller, unused_tcp_port: int, write: Write) -> None:
-    async with await _raw(unused_tcp_port, write):
-        failed = await caller.failure(f"http://{NAME}:{unused_tcp_port}/")
+async def test_a_head_without_end_is_not_read_to_the_end(caller: Caller, write: Write) -> None:
+    async with await _raw(write) as server:
+        failed = await caller.failure(f"http://{NAME}:{port_of(server)}/")
     assert failed.code == "HTTP_UNREACHABLE"
     assert "the answer was not understood" in failed.message
 

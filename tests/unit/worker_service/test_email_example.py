@@ -19,6 +19,7 @@ from examples.email_service.app import EmailService, who_is_new
 from examples.email_service.mail import MailServer, Recipient, read_recipients
 from examples.email_service.mailings import Mailings
 from examples.smtp_sink.sink import SmtpSink
+from tests.ports import silent_port
 from tests.signed import KEY, signed_json
 
 RECIPIENTS = read_recipients(Path(__file__).parents[3] / "examples/email_service/recipients.csv")
@@ -171,12 +172,13 @@ async def test_a_second_attempt_sends_only_what_is_missing(fickle: tuple[Fickle,
     assert sorted(server.taken) == sorted(r.email for r in RECIPIENTS if r != RECIPIENTS[1])
 
 
-async def test_no_mail_server_at_all_asks_for_another_attempt(unused_tcp_port: int) -> None:
-    app = EmailService(JOBS, Mailings(MailServer("127.0.0.1", unused_tcp_port)), RECIPIENTS).app()
-    async with TestClient(TestServer(app)) as client:
-        response = await client.post("/api/jobs/weekly-digest", **signed_json(a_run()))
-        assert response.status == 503
-        assert "the mail server cannot be used" in await response.text()
+async def test_no_mail_server_at_all_asks_for_another_attempt() -> None:
+    with silent_port() as port:
+        app = EmailService(JOBS, Mailings(MailServer("127.0.0.1", port)), RECIPIENTS).app()
+        async with TestClient(TestServer(app)) as client:
+            response = await client.post("/api/jobs/weekly-digest", **signed_json(a_run()))
+            assert response.status == 503
+            assert "the mail server cannot be used" in await response.text()
 
 
 def test_the_newcomers_rotate_and_follow_from_the_instant() -> None:

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.unit.worker_service.conftest import Caller
-from worker_service.targets import http
 
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 FORGED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n" + b'{"items":{"succeeded":777}}'
 )
 PATIENCE = 60.0
+
+pytestmark = pytest.mark.usefixtures("patient")
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -24,12 +25,6 @@ async def read_request(reader: asyncio.StreamReader) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     await reader.readexactly(int(length.partition(b":")[2]))
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections are not given up for having been idle for a while, which would hide why they were."""
-    monkeypatch.setattr(http, "KEEPALIVE_TIMEOUT", 3_600.0)
 
 
 class Service:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from tests.ports import silent_port
 from tests.unit.worker_service.conftest import A_RUN, Caller, Handler, Serve
 from worker_service.targets.answer import BODY_BYTES
 from worker_service.targets.http import DETAIL_BYTES
@@ -142,18 +142,16 @@ async def test_a_redirect_is_not_followed_and_says_so(caller: Caller, serve: Ser
 
 
 async def test_nobody_listening_is_said_in_words(caller: Caller) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
-        port = closed_soon.getsockname()[1]
-    failed = await caller.failure(f"http://user:password@127.0.0.1:{port}/jobs/a")
+    with silent_port() as port:
+        failed = await caller.failure(f"http://user:password@127.0.0.1:{port}/jobs/a")
     assert failed.code == "HTTP_UNREACHABLE"
     assert failed.message == f"POST http://127.0.0.1:{port}/jobs/a got no answer: connection refused"
     assert caller.calls == [None]
 
 
 async def test_a_name_with_several_addresses_where_nobody_listens_is_said_in_words(caller: Caller) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
-        port = closed_soon.getsockname()[1]
-    failed = await caller.failure(f"http://localhost:{port}/jobs/a")
+    with silent_port() as port:
+        failed = await caller.failure(f"http://localhost:{port}/jobs/a")
     assert failed.message.endswith("got no answer: connection refused")
 
 
@@ -301,6 +299,7 @@ async def hangs_up_on_reuse() -> AsyncIterator[tuple[HangsUpOnReuse, str]]:
         yield service, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_idle_connection_that_was_closed_costs_no_attempt(
     caller: Caller, hangs_up_on_reuse: tuple[HangsUpOnReuse, str]
 ) -> None:
