@@ -10,15 +10,11 @@ from functools import lru_cache
 from typing import Any, LiteralString
 from uuid import UUID
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun
 from scheduler_service.domain.fields import MAX_JSON_BYTES
 from scheduler_service.domain.run import TriggerSource
 from scheduler_service.store import arrays
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 PRIORITIES = (0, 1)
 """0: due now. 1: catch-up, backfill and repair, which what is due now does not wait for."""

@@ -13,13 +13,11 @@ from datetime import datetime, timedelta
 from typing import Any, LiteralString
 from uuid import UUID
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.attempt import AttemptRef, Result
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.retry import RetryPolicy
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.losses import losses
 from scheduler_service.store.retry_policies import OF_THE_JOB, policy_of
 from scheduler_service.store.turns import arrange
@@ -29,8 +27,6 @@ UNNAMED = {
     "CANCELLED": RunError("CANCELLED", "the worker stopped the attempt"),
     "RETURNED": RunError("CANCELLED", "the run was cancelled before it started"),
 }
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 _NOW: LiteralString = "(select coalesce(%(now)s::timestamptz, clock_timestamp()))"
 

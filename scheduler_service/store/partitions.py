@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import psycopg
 from psycopg.errors import DeadlockDetected, LockNotAvailable
-from psycopg.rows import TupleRow
 
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 
 async def create_partitions(connection: Connection) -> int:

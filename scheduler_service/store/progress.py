@@ -8,7 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from scheduler_service.store.arrays import plain, texts
-from scheduler_service.store.sessions import Connection
+from scheduler_service.store.connection import Connection
 
 _PROGRESS = """
 update carillon.live_runs r set

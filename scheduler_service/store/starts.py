@@ -9,7 +9,7 @@ from uuid import UUID
 
 from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.store.arrays import plain
-from scheduler_service.store.sessions import Connection
+from scheduler_service.store.connection import Connection
 
 # `session_id is not distinct from`: with `=` the planner may walk the session's index once for each id.
 _START = """

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from scheduler_service.engine import dispatch as dispatch_module
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.store.claim import MOST_BYTES, claim, seconds_to_next
-from scheduler_service.usecases import dispatch as dispatch_module
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob, make_live_run, make_session
 from tests.store.engine_case import SECOND, START, Connection, job_of, rows, session_of

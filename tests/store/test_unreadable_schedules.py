@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from scheduler_service.usecases.rearming import Rearming
-from scheduler_service.usecases.tick import NobodySeated, Ticked, seconds_to_next, tick
-from scheduler_service.usecases.unarmed import Unarmed
+from scheduler_service.engine.rearming import Rearming
+from scheduler_service.engine.tick import NobodySeated, Ticked, seconds_to_next, tick
+from scheduler_service.engine.unarmed import Unarmed
 from tests.builders import MadeJob
 from tests.store.engine_case import SECOND, START, Connection, every, job_of, rows
 from tests.store.test_rearming import NEW_YORK, NEWER, nine_in_new_york
@@ -156,7 +156,7 @@ async def test_one_that_cannot_even_be_set_aside_stops_nobody(admin: Admin, hot:
 async def test_apart_no_more_runs_are_made_at_once_than_together(
     admin: Admin, hot: Connection, bad_job: MadeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler_service.usecases.tick.MOST_RUNS", 3)
+    monkeypatch.setattr("scheduler_service.engine.tick.MOST_RUNS", 3)
     job = job_of(admin, catch_up="ALL", overlap="ALLOW_ALL")
     for number in range(6):
         every(admin, job, schedule=f"s{number}")

@@ -8,9 +8,9 @@ import psycopg
 import structlog
 
 from scheduler_service.domain.repairs import Repair, Repaired
+from scheduler_service.engine.repairs import Repairs
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.partitions import create_partitions
-from scheduler_service.store.sessions import Connection
-from scheduler_service.usecases.repairs import Repairs
 
 log = structlog.get_logger()
 

@@ -16,12 +16,12 @@ from itertools import islice
 from uuid import UUID
 
 from scheduler_service.domain.attempt import AttemptRef
+from scheduler_service.engine.lanes import Entry, Lanes, Room
+from scheduler_service.engine.sessions import ConnectedSession
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import is_database_away
 from scheduler_service.store.progress import Progress, record_progress
-from scheduler_service.store.sessions import Connection
 from scheduler_service.store.starts import Start, record_starts, taken_away
-from scheduler_service.usecases.lanes import Entry, Lanes, Room
-from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 PROGRESS_SECONDS = 1.0
