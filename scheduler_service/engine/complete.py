@@ -20,8 +20,8 @@ from scheduler_service.engine.lanes import Entry, Lanes, Room
 from scheduler_service.engine.recording import Recorder
 from scheduler_service.engine.sessions import ConnectedSession
 from scheduler_service.engine.unrecorded import Unrecorded
-from scheduler_service.store.complete import PATIENCE
 from scheduler_service.store.connection import Connection
+from scheduler_service.store.patience import PATIENCE
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 __all__ = ["Completer", "ItemResult", "Result", "RunError"]

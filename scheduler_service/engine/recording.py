@@ -28,6 +28,7 @@ from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import HOPELESS
 from scheduler_service.store.in_the_way import in_the_way
 from scheduler_service.store.items import insert_items
+from scheduler_service.store.patience import BRIEFLY
 from scheduler_service.store.turns import arrange
 
 # What a result's own values can be the cause of.
@@ -100,7 +101,7 @@ class Recorder:
     @property
     def _patience(self) -> float:
         """Whoever is in the way of some has been waited for: the others are not to wait as long again."""
-        return store.BRIEFLY if self.hurries or self._waits else self._longest_wait
+        return BRIEFLY if self.hurries or self._waits else self._longest_wait
 
     async def _write_items(self, connection: Connection, items: Sequence[ItemResult]) -> None:
         try:
