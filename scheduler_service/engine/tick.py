@@ -20,6 +20,7 @@ from scheduler_service.store import due as store
 from scheduler_service.store.connection import Connection
 from scheduler_service.store.due import seconds_to_next
 from scheduler_service.store.errors import HOPELESS
+from scheduler_service.store.partitions import lacks_partition
 from scheduler_service.store.settle import Made, settle
 from scheduler_service.usecases.settling import decided, owes_more, set_aside
 
@@ -120,6 +121,7 @@ class _Apart:
         self._now = now
         self._jobs: dict[int, tuple[str, str]] = {}
         self._unwritable: dict[int, Exception] = {}
+        self._lacking: Exception | None = None
 
     async def settle(self, schedule_ids: Sequence[int]) -> None:
         most = MOST_RUNS - self.made.live - self.made.skipped
@@ -137,14 +139,18 @@ class _Apart:
 
     async def offends(self, schedule_id: int, error: Exception) -> None:
         """It cannot be settled even alone."""
-        if schedule_id in self._jobs:
+        if lacks_partition(error):
+            self._lacking = error
+        elif schedule_id in self._jobs:
             self._unwritable[schedule_id] = error
         else:
             await self._set_aside(schedule_id, error)
 
     async def end(self) -> None:
-        """Sets aside what could be read, but not written. Where that is all, of several jobs, it is no fault of theirs:
-        then the tick has failed, and is tried again."""
+        """Sets aside what could be read, but not written. Where that is all, of several jobs, or the record lacks a
+        month, it is no fault of theirs: then the tick has failed, and is tried again."""
+        if self._lacking is not None and not self.schedules:
+            raise self._lacking
         if not self.schedules and len({self._jobs[each] for each in self._unwritable}) > 1:
             raise next(iter(self._unwritable.values()))
         for schedule_id, error in self._unwritable.items():

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from psycopg.errors import DeadlockDetected, LockNotAvailable
+from psycopg.errors import CheckViolation, DeadlockDetected, LockNotAvailable
 
 from scheduler_service.store.connection import Connection
+
+
+def lacks_partition(error: Exception) -> bool:
+    """Whether something could not be written for want of its month: a check that has no name."""
+    return isinstance(error, CheckViolation) and error.diag.constraint_name is None
 
 
 async def create_partitions(connection: Connection) -> int:

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 from scheduler_service.engine.rearming import Rearming
 from scheduler_service.engine.tick import NobodySeated, Ticked, seconds_to_next, tick
 from scheduler_service.engine.unarmed import Unarmed
-from tests.builders import MadeJob
+from scheduler_service.store.partitions import create_partitions
+from tests.builders import MadeJob, make_live_run
 from tests.store.engine_case import SECOND, START, Connection, every, job_of, rows
 from tests.store.test_rearming import NEW_YORK, NEWER, nine_in_new_york
 
@@ -139,6 +140,23 @@ async def test_what_no_job_can_write_is_no_fault_of_theirs(
         await step(hot)
     assert [reason(admin, each) for each in schedules] == [None, None]
     assert (await step(hot)).pending == 2
+
+
+async def test_for_want_of_a_month_of_the_record_nothing_is_set_aside(
+    admin: Admin, hot: Connection, job: MadeJob
+) -> None:
+    skipping = job_of(admin, "skipping", overlap="SKIP")
+    busy, free = every(admin, skipping), every(admin, job)
+    make_live_run(admin, skipping, at=START, schedule_id=busy, revision=1, exclusive=True, trigger="SCHEDULE")
+    for table in ("items", "attempts", "runs"):
+        admin.execute(f"drop table carillon.{table}_{START:%Y_%m}".encode())
+    assert (await step(hot)).schedules == 1
+    assert runs_of(admin, job) == 1, "what needs no record does not wait for it"
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await step(hot)
+    assert [reason(admin, each) for each in (busy, free)] == [None, None]
+    await create_partitions(hot)
+    assert (await step(hot)).made.skipped == 1
 
 
 async def test_one_that_cannot_even_be_set_aside_stops_nobody(admin: Admin, hot: Connection, job: MadeJob) -> None:
