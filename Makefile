@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 TESTS ?= tests
 
-.PHONY: help up demo compose-secrets test check format generate docs catalogue lock bench bench-recovery bench-failover bench-access soak faults simulated-year clean
+.PHONY: help up demo compose-secrets test check format generate docs catalogue lock bench bench-recovery bench-failover bench-access soak faults time-oracle simulated-year fuzz probes clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is

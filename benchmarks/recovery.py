@@ -23,8 +23,8 @@ from benchmarks.place import Place, fresh_place, now
 from benchmarks.scenarios import Starts
 from benchmarks.stack import EngineAlone, Started
 from operations import memory
+from scheduler_service.engine.rearming import Rearming
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.rearming import Rearming
 
 _LOOK = 0.05
 _MEGABYTE = 1 << 20

@@ -12,11 +12,11 @@ from statistics import median, quantiles
 from benchmarks.floor import Floor
 from benchmarks.place import FLOOR_ROUTE, Place, now
 from benchmarks.stack import Stack
-from scheduler_service.loops.loop import Connection
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.loops.ticker import SecondTicker, Ticker
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 _LOOK = 0.002

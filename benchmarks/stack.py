@@ -8,9 +8,9 @@ from typing import Protocol
 
 from benchmarks.place import ROUTE, Place
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Result, Verdict
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.loops.engine import Engine
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 
 CREDIT = 2_000

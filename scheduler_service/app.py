@@ -19,6 +19,12 @@ from carillon.v1 import (
 from prometheus_client import CollectorRegistry
 
 from operations.probes import Probes
+from scheduler_service.engine.clock_watch import ClockWatch
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.readiness import Readiness
+from scheduler_service.engine.reap import Cancels, Reaper
+from scheduler_service.engine.report import Reports
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.identity.certificates import WorkerCertificates
 from scheduler_service.identity.credentials import Credentials
 from scheduler_service.identity.jwks import Jwks
@@ -50,12 +56,6 @@ from scheduler_service.rpc.work import WorkerService, openings
 from scheduler_service.settings import Settings
 from scheduler_service.store.database import Database
 from scheduler_service.store.migrations import migrate
-from scheduler_service.usecases.clock_watch import ClockWatch
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.readiness import Readiness
-from scheduler_service.usecases.reap import Cancels, Reaper
-from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 log = structlog.get_logger()

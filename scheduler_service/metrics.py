@@ -13,15 +13,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from scheduler_service.domain.repairs import Repair
+from scheduler_service.engine.pulses import Pulses
+from scheduler_service.engine.sealing import Sealing
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.identity.jwks import Jwks
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.loop import Loop
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.store.audit_seals import CAP as AUDIT_CAP
 from scheduler_service.store.backlog import CAP
-from scheduler_service.usecases.pulses import Pulses
-from scheduler_service.usecases.sealing import Sealing
-from scheduler_service.usecases.sessions import Sessions
 
 
 class ReplicaMetrics(Collector):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from uuid import UUID
 
@@ -158,6 +158,12 @@ def _offset(standing: Standing, timing: Timing, occurrence: Occurrence | None) -
 
 def _timing(standing: Standing) -> Timing:
     return _timing_of(standing.cron, standing.time_zone, standing.gap, standing.repeat, standing.phase)
+
+
+def oldest_partition(now: datetime) -> datetime:
+    """The start of the month before: where the oldest partition that is sure to be there begins."""
+    month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return month.replace(year=month.year - 1, month=12) if month.month == 1 else month.replace(month=month.month - 1)
 
 
 # Asked for every run: by words, because an enum's hash is a call of Python's.

@@ -19,13 +19,8 @@ from scheduler_service.domain.access import Principal
 from scheduler_service.domain.credentials import ServiceToken, secret_hash
 from scheduler_service.domain.errors import Unavailable
 from scheduler_service.identity.credentials import invalid
-from scheduler_service.store.service_tokens import (
-    Connection,
-    Version,
-    read_tokens,
-    record_uses,
-    version_of_tokens,
-)
+from scheduler_service.store.connection import Connection
+from scheduler_service.store.service_tokens import Version, read_tokens, record_uses, version_of_tokens
 
 LONGEST_AWAY_SECONDS = 3_600.0
 """How long a list counts that could not be read again."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from scheduler_service.loops.loop import Connect, Connection, Loop
-from scheduler_service.usecases.complete import Completer
+from scheduler_service.engine.complete import Completer
+from scheduler_service.loops.loop import Connect, Loop
+from scheduler_service.store.connection import Connection
 
 
 class CompleterLoop(Loop):

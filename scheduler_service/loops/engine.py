@@ -7,16 +7,17 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from scheduler_service.engine.backlog import Backlog
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.loops.completer import CompleterLoop
 from scheduler_service.loops.housekeeper import Housekeeper
-from scheduler_service.loops.loop import Connection, Health, Loop
+from scheduler_service.loops.loop import Health, Loop
 from scheduler_service.loops.notifier import Listener, Teller
 from scheduler_service.loops.ticker import SecondTicker, Ticker
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.backlog import Backlog
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups, direct_connection
 
 

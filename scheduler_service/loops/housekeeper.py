@@ -7,11 +7,12 @@ from datetime import timedelta
 from time import monotonic
 
 from scheduler_service.domain.repairs import Repair
-from scheduler_service.loops.loop import Connect, Connection, Loop
-from scheduler_service.usecases.backlog import Backlog
-from scheduler_service.usecases.housekeeping import Housekeeping, Part
-from scheduler_service.usecases.rearming import Rearming
-from scheduler_service.usecases.unarmed import Unarmed
+from scheduler_service.engine.backlog import Backlog
+from scheduler_service.engine.housekeeping import Housekeeping, Part
+from scheduler_service.engine.rearming import Rearming
+from scheduler_service.engine.unarmed import Unarmed
+from scheduler_service.loops.loop import Connect, Loop
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Wakeup
 
 

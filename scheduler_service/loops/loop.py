@@ -12,12 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 import structlog
 
-from scheduler_service.store.connection import PatientConnection
+from scheduler_service.store.connection import Connection, PatientConnection
 from scheduler_service.store.errors import is_database_away, is_read_only
 from scheduler_service.usecases.wakeups import Wakeup
 
@@ -28,7 +26,6 @@ _SHORTEST_BACKOFF = 0.2
 _LONGEST_BACKOFF = 5.0
 _log = structlog.get_logger()
 
-Connection = psycopg.AsyncConnection[Any]
 Connect = Callable[[], Awaitable[Connection]]
 
 

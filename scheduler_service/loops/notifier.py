@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from scheduler_service.loops.loop import POLL, Connect, Connection, Loop
+from scheduler_service.loops.loop import POLL, Connect, Loop
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups, hear, listen, require_answer, tell
 
 # A burst of wake-ups is told once in this time; the first of it at once.

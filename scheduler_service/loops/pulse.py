@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from scheduler_service.loops.loop import Connect, Connection, Loop
-from scheduler_service.usecases.pulses import LoopState, Pulses
+from scheduler_service.engine.pulses import LoopState, Pulses
+from scheduler_service.loops.loop import Connect, Loop
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Wakeup
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from scheduler_service.loops.loop import Connection, Loop
+from scheduler_service.loops.loop import Loop
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Wakeup
 
 

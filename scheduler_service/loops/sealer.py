@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from scheduler_service.loops.loop import Connect, Connection, Loop
-from scheduler_service.usecases.sealing import Sealing
+from scheduler_service.engine.sealing import Sealing
+from scheduler_service.loops.loop import Connect, Loop
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Wakeup
 
 

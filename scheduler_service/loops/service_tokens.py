@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from scheduler_service.identity.service_tokens import StoredTokens
-from scheduler_service.loops.loop import Connect, Connection, Loop
+from scheduler_service.loops.loop import Connect, Loop
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Wakeup
 
 

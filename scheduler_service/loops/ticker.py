@@ -15,9 +15,10 @@ from math import inf
 from time import monotonic
 
 from scheduler_service.domain.timing.catch_up import ON_TIME
-from scheduler_service.loops.loop import POLL, Connect, Connection, Loop
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.tick import BATCH, Ticked, seconds_to_next, tick
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.tick import BATCH, Ticked, seconds_to_next, tick
+from scheduler_service.loops.loop import POLL, Connect, Loop
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 # Of overdue schedules: few enough that what comes due meanwhile does not wait for them.

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from scheduler_service.loops.loop import Connect, Connection, Loop
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.report import Reports
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.report import Reports
+from scheduler_service.loops.loop import Connect, Loop
+from scheduler_service.store.connection import Connection
 
 
 class LeaseLoop(Loop):

@@ -20,14 +20,14 @@ from scheduler_service.domain.access import Action, Principal, require
 from scheduler_service.domain.attempt import ItemResult, Result
 from scheduler_service.domain.errors import RateLimited, Unavailable
 from scheduler_service.domain.rates import Buckets, Rate
+from scheduler_service.engine.lanes import Room
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.report import Reports
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.rpc import work_decode
 from scheduler_service.rpc.work_decode import Malformed
 from scheduler_service.rpc.work_outbox import Outbox
 from scheduler_service.rpc.work_pace import Pace
-from scheduler_service.usecases.lanes import Room
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 
 log = structlog.get_logger()
 

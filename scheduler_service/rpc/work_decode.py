@@ -19,8 +19,8 @@ from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, ItemRes
 from scheduler_service.domain.errors import InvalidInput, Violation
 from scheduler_service.domain.record import ItemCounts, RunError
 from scheduler_service.domain.retry import LONGEST_DELAY, Following
+from scheduler_service.engine.leases import Hello
 from scheduler_service.rpc.work_json import problem_of
-from scheduler_service.usecases.leases import Hello
 
 log = structlog.get_logger()
 

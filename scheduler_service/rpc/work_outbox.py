@@ -19,8 +19,8 @@ from carillon.v1 import worker_service_pb2
 
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Verdict
 from scheduler_service.domain.errors import Unavailable
+from scheduler_service.engine.sessions import SENT_WITHIN
 from scheduler_service.rpc import work_encode
-from scheduler_service.usecases.sessions import SENT_WITHIN
 
 MOST_ENTRIES = 50_000
 MOST_BYTES = 256 * 1024 * 1024

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
 from scheduler_service.domain.access import Kind, Principal
 from scheduler_service.domain.audit import Change
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Transaction
 
 _RECORD = text("""
@@ -50,7 +49,7 @@ insert into carillon.audit_events (principal, action, resource, tenant_id, after
 values (%(principal)s, %(action)s, %(resource)s, %(tenant)s, %(after)s, '', '')"""
 
 
-async def record_own(connection: psycopg.AsyncConnection[TupleRow], replica: str, change: Change) -> None:
+async def record_own(connection: Connection, replica: str, change: Change) -> None:
     """Writes what a replica mended by itself, in that transaction. Nobody called, so there is no request and no
     address."""
     values = {

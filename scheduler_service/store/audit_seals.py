@@ -20,9 +20,8 @@ from sqlalchemy import text
 from scheduler_service.domain import audit_chain
 from scheduler_service.domain.audit_chain import EMPTY, LONGEST_UNSEALED, Head, Link
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Transaction
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 BATCH = 5_000
 """Events that one transaction seals."""

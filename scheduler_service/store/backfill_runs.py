@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
-import psycopg
 from psycopg.rows import TupleRow
 from sqlalchemy import text
 
@@ -19,9 +18,8 @@ from scheduler_service.domain.run import new_run_id
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.store import arrays
 from scheduler_service.store.backfills import OF_BACKFILL, range_of
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Transaction
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.store import arrays
 from scheduler_service.store.claim import PRIORITIES
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 CAP = 10_000
 """How many rows of one route or state are counted. The figure then means: so many or more."""

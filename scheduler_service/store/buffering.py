@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from scheduler_service.domain.overlap import SUPERSEDED, Answer, Overlap, Situation, resolve, skipped
@@ -17,6 +15,7 @@ from scheduler_service.domain.run import TriggerSource
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.store import arrays
 from scheduler_service.store.cancel import end_pending_runs
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.owed_runs import (
     LIVE_COLUMNS,
     LIVE_VALUES_AFTER,
@@ -27,8 +26,6 @@ from scheduler_service.store.owed_runs import (
     schedule_ids,
 )
 from scheduler_service.store.turns import arrange
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,14 @@ from datetime import datetime
 from typing import LiteralString
 from uuid import UUID
 
-import psycopg
-from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from sqlalchemy import text
 
 from scheduler_service.domain.record import RunError
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Transaction
 from scheduler_service.store.turns import arrange
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 # The delete is the fence. Runs that wait for a retry are pending, too; what their last attempt left behind is no part
 # of this outcome.

@@ -13,14 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any, LiteralString
 from uuid import UUID
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.attempt import AttemptRef, Result
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.retry import RetryPolicy
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.losses import losses
+from scheduler_service.store.patience import PATIENCE, PATIENTLY, in_ms
 from scheduler_service.store.retry_policies import OF_THE_JOB, policy_of
 from scheduler_service.store.turns import arrange
 
@@ -30,19 +29,7 @@ UNNAMED = {
     "RETURNED": RunError("CANCELLED", "the run was cancelled before it started"),
 }
 
-Connection = psycopg.AsyncConnection[TupleRow]
-
 _NOW: LiteralString = "(select coalesce(%(now)s::timestamptz, clock_timestamp()))"
-
-PATIENCE = 0.5
-"""Seconds for which a result waits for a lock. Longer than anybody of ours has one as a rule; shorter than
-deadlock_timeout."""
-BRIEFLY = 0.05
-
-# Evaluated once, before the first row is locked, and in force until the statement's transaction ends: PostgreSQL looks
-# at it whenever it begins to wait. A statement of its own would cost each group a way there and back. (A table that
-# somebody has locked is waited for before that.)
-PATIENTLY: LiteralString = "(select set_config('lock_timeout', %(patience)s, true)) is not null"
 
 _HELD: LiteralString = f"""
 held as materialized (
@@ -254,11 +241,6 @@ async def look_up(connection: Connection, results: Sequence[Result]) -> list[Kno
     """What is known of results that matched no live attempt, in their order."""
     cursor = await connection.execute(_LOOK_UP, _parameters(results, None), binary=True)
     return [Known(*row) for row in await cursor.fetchall()]
-
-
-def in_ms(seconds: float) -> str:
-    """As PostgreSQL's settings have it."""
-    return f"{seconds * 1000:.0f}ms"
 
 
 async def _unmatched(

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
+
+Connection = psycopg.AsyncConnection[TupleRow]
 
 _CONNECT_SECONDS = 5
 KEEPALIVE: dict[str, Any] = {

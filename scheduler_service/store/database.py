@@ -26,7 +26,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from scheduler_service.domain.access import Principal
-from scheduler_service.store.connection import KEEPALIVE, PatientConnection, answering_within
+from scheduler_service.store.connection import KEEPALIVE, Connection, PatientConnection, answering_within
 from scheduler_service.store.errors import is_read_only
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, what_login_lacks
 from scheduler_service.store.served_routes import ServedRoutes
@@ -75,7 +75,7 @@ class Transaction:
         """False of a standby, and of a primary that was made read-only."""
         return bool((await self.connection.execute(_TAKES_CHANGES)).scalar_one())
 
-    async def driver_connection(self) -> psycopg.AsyncConnection[TupleRow]:
+    async def driver_connection(self) -> Connection:
         """The driver's connection under this transaction, for batch statements that are shared with the engine. From
         here on the transaction plans by index, as the engine does: where one schedule has nearly all live runs, the
         planner would otherwise walk through them for each run (14 s for 10,000)."""
@@ -127,7 +127,7 @@ class Database:
                 connection = await stack.enter_async_context(self._engine.begin())
             yield connection
 
-    async def hot_connection(self) -> psycopg.AsyncConnection[TupleRow]:
+    async def hot_connection(self) -> Connection:
         """A connection of the engine's role outside any pool, in autocommit, for a loop around one statement."""
         return await self._open(
             self._engine_url,

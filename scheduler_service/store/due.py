@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.schedule import OWES_NOTHING
 from scheduler_service.domain.settling import Standing
 from scheduler_service.domain.timing import CatchUp
 from scheduler_service.domain.timing.catch_up import ON_TIME
 from scheduler_service.store import arrays
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 
 @dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making

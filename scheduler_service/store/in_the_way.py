@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.stuck import be_patient_briefly
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 _THERE: LiteralString = """
 select r.run_id, r.attempt, r.claim_id

@@ -8,8 +8,8 @@ from typing import LiteralString
 
 from scheduler_service.domain.attempt import ItemResult
 from scheduler_service.store.arrays import plain, texts
-from scheduler_service.store.complete import PATIENCE, PATIENTLY, in_ms
-from scheduler_service.store.sessions import Connection
+from scheduler_service.store.connection import Connection
+from scheduler_service.store.patience import PATIENCE, PATIENTLY, in_ms
 
 # The lock keeps the run from ending, and a later attempt from beginning, until the items are committed.
 _INSERT: LiteralString = f"""

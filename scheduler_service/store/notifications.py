@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.store import arrays
-from scheduler_service.store.connection import KEEPALIVE, PatientConnection, answering_within
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import KEEPALIVE, Connection, PatientConnection, answering_within
 
 _ASK_SECONDS = 5.0
 _TELL: LiteralString = "select pg_notify('carillon', t) from unnest(%(topics)s::text[]) as t"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import psycopg
-from psycopg.errors import DeadlockDetected, LockNotAvailable
-from psycopg.rows import TupleRow
+from psycopg.errors import CheckViolation, DeadlockDetected, LockNotAvailable
 
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
+
+
+def lacks_partition(error: Exception) -> bool:
+    """Whether something could not be written for want of its month: a check that has no name."""
+    return isinstance(error, CheckViolation) and error.diag.constraint_name is None
 
 
 async def create_partitions(connection: Connection) -> int:

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.store import arrays
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 KEPT = timedelta(days=1)
 

@@ -19,9 +19,10 @@ import structlog
 from scheduler_service.domain.repairs import SHOWN
 from scheduler_service.domain.returns import Charged, Ended, Freed, HeldRun, Return
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.losses import losses
 from scheduler_service.store.retry_policies import OF_THE_JOB, policy_of
-from scheduler_service.store.sessions import Connection, workers_of
+from scheduler_service.store.sessions import workers_of
 from scheduler_service.store.turns import arrange
 
 log = structlog.get_logger()

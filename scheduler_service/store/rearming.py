@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.schedule import OWES_NOTHING
 from scheduler_service.domain.settling import Standing
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.due import STANDING_COLUMNS, standing_of
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import psycopg
-from psycopg.rows import TupleRow
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 REQUESTS_KEPT = timedelta(hours=24)
 

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
 from sqlalchemy import Row, text
 
 from scheduler_service.domain.access import Scope
 from scheduler_service.domain.credentials import ServiceToken
 from scheduler_service.domain.service_tokens import TokenRecord
 from scheduler_service.store.arrays import plain
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Transaction
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 _COLUMNS = (
     "token_id, service, scopes, description, created_at, created_by, replaces, expires_at, revoked_at, revoked_by,"

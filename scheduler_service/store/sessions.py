@@ -11,12 +11,10 @@ from datetime import datetime
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import TupleRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scheduler_service.store.arrays import plain
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 _OPEN = """
 insert into carillon.sessions

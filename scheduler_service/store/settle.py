@@ -8,15 +8,13 @@ from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.attempt import ClaimedRun
 from scheduler_service.domain.settling import Decision
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.store import arrays
 from scheduler_service.store.buffering import KeptOut, place_kept_out
 from scheduler_service.store.claim import MOST_BYTES, bytes_of, labels_of
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.due import DueSchedule
 from scheduler_service.store.owed_runs import (
     LIVE_COLUMNS,
@@ -26,8 +24,6 @@ from scheduler_service.store.owed_runs import (
     PlacedRun,
     run_parameters,
 )
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(slots=True)  # not frozen: made for every run, where freezing costs four times the making

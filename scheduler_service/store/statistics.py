@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import LiteralString
 
-import psycopg
-from psycopg.rows import TupleRow
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 # The deleted rows are what is summed, so that what is appended meanwhile stays.
 _ALONE: LiteralString = "select pg_try_advisory_xact_lock(hashtext('carillon.fold_statistics'))"

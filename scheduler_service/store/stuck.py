@@ -14,8 +14,9 @@ from uuid import UUID
 
 from scheduler_service.domain.returns import HeldRun
 from scheduler_service.store import arrays
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.reap import HELD, locked
-from scheduler_service.store.sessions import Connection, workers_of
+from scheduler_service.store.sessions import workers_of
 from scheduler_service.store.turns import arrange
 
 # Shorter than deadlock_timeout: whoever completes runs meanwhile is never the one that has to give way.

@@ -16,11 +16,9 @@ from collections.abc import Iterable
 from typing import LiteralString
 
 import psycopg
-from psycopg.rows import TupleRow
 
 from scheduler_service.store import arrays
-
-Connection = psycopg.AsyncConnection[TupleRow]
+from scheduler_service.store.connection import Connection
 
 # Waits for whoever is ending the run with the turn: that one is then gone, and not returned. Locked even if it is
 # marked, because who ends it may have looked for the next one before our blocked ones were there to be seen. Lateral,

@@ -33,8 +33,7 @@ from scheduler_service.domain.values import from_json
 from scheduler_service.store import schedules
 from scheduler_service.store.database import Transaction
 from scheduler_service.store.schedules import Following, NewSchedule, Revision
-from scheduler_service.usecases.overlooked import record_overlooked
-from scheduler_service.usecases.tick import settle_now
+from scheduler_service.usecases.settling import record_overlooked, settle_now
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 

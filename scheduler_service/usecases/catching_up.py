@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from scheduler_service.domain.catching_up import MOST_RUNS, NOTHING, CatchUpPlan, CaughtUp, Span, catch_up, passed_over
 from scheduler_service.domain.errors import Conflict
 from scheduler_service.domain.schedule import InForce, Schedule
-from scheduler_service.domain.settling import OwedRun
+from scheduler_service.domain.settling import OwedRun, oldest_partition
 from scheduler_service.domain.timeline import RevisionInForce, timeline
 from scheduler_service.domain.timing import CatchUp, TimingError
 from scheduler_service.store import catching_up as store
@@ -22,7 +22,6 @@ from scheduler_service.store import job_changes, pausing
 from scheduler_service.store.catching_up import CaughtUpSchedule
 from scheduler_service.store.database import Transaction
 from scheduler_service.store.pausing import Alike
-from scheduler_service.usecases.tick import oldest_partition
 
 _BATCH = 1000
 """Schedules and runs that are worked out and written at a time."""

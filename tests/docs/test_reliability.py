@@ -12,11 +12,11 @@ from pydantic import BaseModel
 from benchmarks.failover import PARTS
 from scheduler_service.domain.job import DEFAULT_POLICIES
 from scheduler_service.domain.timing.catch_up import ON_TIME
+from scheduler_service.engine import clock_watch, pulses, reap, taking_back
 from scheduler_service.loops import loop
 from scheduler_service.settings import Settings
 from scheduler_service.store import database, logins
 from scheduler_service.store.retention import REQUESTS_KEPT
-from scheduler_service.usecases import clock_watch, pulses, reap, taking_back
 from tests.docs.test_security import functions_of
 from tests.e2e.cluster import ROOT
 from tests.faults.checker import Judgement

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scheduler_service.__main__ import cli
+from scheduler_service.engine import pulses
 from scheduler_service.loops.reaper import ReaperLoop
-from scheduler_service.usecases import pulses
 
 
 def install(file: Path, seconds: float) -> None:

@@ -109,7 +109,7 @@ async def test_up_serves_survives_the_death_of_its_parent_and_leaves_nothing_beh
 
 
 async def the_readmes_job_runs(text: str, target: str, folder: Path) -> None:
-    """The README's ten lines, with the token that `make up` printed."""
+    """The README's first job, with the token that `make up` printed."""
     exported = dict(re.findall(r"^export (\w+)=(\S+)$", text, re.MULTILINE))
     readme = (ROOT / "README.md").read_text()
     (folder / "digest.py").write_text(readme.partition("```python\n")[2].partition("```")[0])

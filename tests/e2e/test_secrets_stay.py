@@ -21,10 +21,10 @@ from carillon.v1 import job_service_pb2, job_service_pb2_grpc
 from pydantic import SecretStr
 
 from scheduler_service.domain.credentials import JwtRules, parse_service_tokens
+from scheduler_service.engine.readiness import Readiness
 from scheduler_service.settings import Settings, SettingsError, read_settings
 from scheduler_service.store.database import Database
 from scheduler_service.store.logins import Login
-from scheduler_service.usecases.readiness import Readiness
 from tests import canary
 from tests.conftest import DatabaseUrls
 from tests.e2e.cluster import ROOT, Cluster, environment_without_carillon, eventually, fetch

@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from local_stack.postgres import EmbeddedPostgres
+from scheduler_service.engine.readiness import INSPECTION_SECONDS, Readiness
 from scheduler_service.store.database import Database
 from scheduler_service.store.migrations import FOLDER, expected_version
-from scheduler_service.usecases.readiness import INSPECTION_SECONDS, Readiness
 from tests.builders import connect
 from tests.conftest import DatabaseUrls
 from tests.migrations.releases import CONTRACTING, EXPANDING, NEXT, newest_tag, previous_release

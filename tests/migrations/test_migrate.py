@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from local_stack.postgres import EmbeddedPostgres
+from scheduler_service.engine.readiness import Readiness
 from scheduler_service.store.catalogue import FILE
 from scheduler_service.store.database import Database
 from scheduler_service.store.logins import Login
 from scheduler_service.store.migrations import FOLDER, expected_version, migrate
-from scheduler_service.usecases.readiness import Readiness
 from tests.migrations.catalogue import catalogue
 from tests.migrations.write_catalogue import catalogue_text
 

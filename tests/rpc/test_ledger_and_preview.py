@@ -31,6 +31,7 @@ from prometheus_client import CollectorRegistry
 from scheduler_service.domain.credentials import parse_service_tokens
 from scheduler_service.domain.preview import previewed
 from scheduler_service.domain.run import RunState
+from scheduler_service.engine.tick import NobodySeated, tick
 from scheduler_service.identity.credentials import Credentials
 from scheduler_service.identity.jwts import JwtVerifier
 from scheduler_service.identity.service_tokens import ServiceTokens
@@ -38,7 +39,6 @@ from scheduler_service.rpc.calls import Calls
 from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.registry import RegistryService
 from scheduler_service.rpc.schedules import ScheduleService
-from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import connect, finish
 from tests.conftest import DatabaseUrls

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from local_stack.postgres import EmbeddedPostgres
+from scheduler_service.engine.readiness import INSPECTION_SECONDS, Readiness
 from scheduler_service.store.database import Database
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login, give_login
-from scheduler_service.usecases.readiness import INSPECTION_SECONDS, Readiness
 from tests.builders import connect
 from tests.conftest import DatabaseUrls
 from tests.security.sql_case import Connection

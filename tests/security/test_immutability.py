@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.run import RunState
+from scheduler_service.engine.housekeeping import Housekeeping
 from scheduler_service.store.partitions import drop_partitions
-from scheduler_service.usecases.housekeeping import Housekeeping
 from tests import builders
 from tests.builders import MadeJob, connect, days_ago
 from tests.conftest import DatabaseUrls

@@ -20,8 +20,8 @@ import psycopg
 from scheduler_service.domain.job import Manifest
 from scheduler_service.domain.names import JobName, ScheduleName
 from scheduler_service.domain.schedule import ScheduleSpec
+from scheduler_service.engine.tick import NobodySeated, tick
 from scheduler_service.usecases import registry, schedules
-from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import ADMIN, make_session, service
 from tests.conftest import DatabaseUrls

@@ -13,9 +13,9 @@ from uuid import UUID
 import psycopg
 
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Result, Verdict
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.sessions import ConnectedSession
 from scheduler_service.store.claim import claim
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Wakeups
 
 Connection = psycopg.AsyncConnection[Any]

@@ -9,9 +9,9 @@ import psycopg
 
 from scheduler_service.domain.attempt import AttemptRef, Result, Verdict
 from scheduler_service.domain.record import RunError
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store.claim import claim
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob, make_live_run
 from tests.store.engine_case import SECOND, START, Connection, Received, completed, job_of, rows, session_of

@@ -14,10 +14,10 @@ from scheduler_service.domain.access import Principal
 from scheduler_service.domain.job import HttpTarget, JobOverrides, JobSpec, Manifest, Target, TimingSpec
 from scheduler_service.domain.names import JobName, ScheduleName
 from scheduler_service.domain.schedule import ALL_FIELDS, Schedule, ScheduleSpec
+from scheduler_service.engine.tick import NobodySeated, tick
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.usecases import jobs, registry, schedules
 from scheduler_service.usecases.registry import ChangeKind, Registration
-from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import ADMIN, service, user
 from tests.conftest import DatabaseUrls

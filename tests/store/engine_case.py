@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Result, Verdict
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from tests.builders import MadeJob, make_job, make_schedule, make_session
 
 Connection = psycopg.AsyncConnection[Any]

@@ -19,8 +19,8 @@ from scheduler_service.domain.errors import Refusal
 from scheduler_service.domain.job import RetryPolicy
 from scheduler_service.domain.names import JobName
 from scheduler_service.domain.record import RunError
-from scheduler_service.usecases.leases import Hello
-from scheduler_service.usecases.sessions import ConnectedSession
+from scheduler_service.engine.leases import Hello
+from scheduler_service.engine.sessions import ConnectedSession
 from tests.store.model_world import Replica, World
 
 PRINCIPAL = Principal(Kind.WORKER, name="worker", service=ANY_SERVICE, scopes=frozenset({Scope.WORK}))

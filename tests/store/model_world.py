@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Reaper
-from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import Sessions
-from scheduler_service.usecases.tick import tick
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Reaper
+from scheduler_service.engine.report import Reports
+from scheduler_service.engine.sessions import Sessions
+from scheduler_service.engine.tick import tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import connect
 from tests.conftest import DatabaseUrls

@@ -9,10 +9,10 @@ from uuid import UUID
 import psycopg
 
 from scheduler_service.domain.audit import Event
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Reaped, Reaper
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Reaped, Reaper
-from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob, claim, make_job, make_live_run, make_session
 from tests.store.audit_case import events

@@ -12,9 +12,9 @@ import pytest
 
 from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.domain.solitude import LONGEST_WAIT
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store.claim import claim, claim_alone
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob, make_live_run, make_schedule, make_session
 from tests.store.engine_case import SECOND, START, Connection, Received, job_of, rows, session_of

@@ -22,6 +22,7 @@ from scheduler_service.domain.run import RunState
 from scheduler_service.domain.run_filter import RunFilter
 from scheduler_service.domain.schedule import ScheduleSpec
 from scheduler_service.domain.timing import CatchUp
+from scheduler_service.engine.tick import NobodySeated, tick
 from scheduler_service.usecases import jobs
 from scheduler_service.usecases.backfill import (
     BackfillRequest,
@@ -30,7 +31,6 @@ from scheduler_service.usecases.backfill import (
 )
 from scheduler_service.usecases.cancel import cancel_run
 from scheduler_service.usecases.runs import list_runs
-from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Topic
 from tests import builders
 from tests.builders import ADMIN

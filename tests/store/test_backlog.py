@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from scheduler_service.engine.backlog import PERIOD, Backlog
 from scheduler_service.store.backlog import Waiting, count_backlog
-from scheduler_service.usecases.backlog import PERIOD, Backlog
 from tests.builders import claim, make_job, make_live_run, make_session
 from tests.store.engine_case import Connection
 

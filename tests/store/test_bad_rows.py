@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Verdict
 from scheduler_service.domain.repairs import Repair
 from scheduler_service.domain.returns import HeldRun, Return, after_loss
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.mending import Look, Mender, Reaped
+from scheduler_service.engine.sessions import ConnectedSession
+from scheduler_service.engine.set_aside import FIRST_PAUSE
 from scheduler_service.store import stuck
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.mending import Look, Mender, Reaped
-from scheduler_service.usecases.sessions import ConnectedSession
-from scheduler_service.usecases.set_aside import FIRST_PAUSE
 from tests.builders import MadeJob, make_job, make_live_run
 from tests.store.complete_case import NOW, Case
 from tests.store.engine_case import START, Connection, job_of, rows

@@ -11,10 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Verdict
-from scheduler_service.store.complete import PATIENCE
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, PUT_OFF
-from scheduler_service.usecases.unrecorded import LONGEST_LOCK_PAUSE
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, PUT_OFF
+from scheduler_service.engine.unrecorded import LONGEST_LOCK_PAUSE
+from scheduler_service.store.patience import PATIENCE
 from tests.builders import connect, make_live_run, make_schedule
 from tests.conftest import DatabaseUrls
 from tests.store.complete_case import NOW, Admin, Case

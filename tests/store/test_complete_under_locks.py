@@ -16,8 +16,8 @@ import pytest
 
 from scheduler_service.domain.attempt import AttemptRef, Result, Verdict
 from scheduler_service.domain.record import ItemCounts
+from scheduler_service.engine.complete import Completer
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.complete import Completer
 from tests.conftest import DatabaseUrls
 from tests.store.complete_case import NOW, Admin, Case
 from tests.store.engine_case import Connection, rows

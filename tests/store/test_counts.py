@@ -10,15 +10,15 @@ import pytest
 
 from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, Result
 from scheduler_service.domain.record import RunError
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Cancels, Reaped, Reaper
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.loops.ticker import SecondTicker, Ticker, TickTotals
 from scheduler_service.store.claim import claim
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
-from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import days_ago, make_job, make_live_run, make_schedule, make_session, now
 from tests.store.engine_case import SECOND, Connection, rows, session_of

@@ -17,9 +17,9 @@ from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.run_filter import RunFilter
 from scheduler_service.domain.schedule import ScheduleSpec
 from scheduler_service.domain.tenant import Tenant
+from scheduler_service.engine.tick import NobodySeated, tick
 from scheduler_service.usecases import deleting, runs, schedules, tenants
 from scheduler_service.usecases.deleting import Deleted
-from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN, claim, make_session, user
 from tests.store.definitions_case import (

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun, Result, Verdict
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.loops.engine import Engine
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests.builders import MadeJob, make_job, make_live_run, make_schedule, make_session
 from tests.store.engine_case import Connection, rows
@@ -186,7 +186,7 @@ async def test_draining_commits_what_was_reported_and_hands_out_nothing_more(
 
 
 async def test_keeping_house_folds_counts_and_forgets_old_requests(admin: Admin, hot: Connection, job: MadeJob) -> None:
-    from scheduler_service.usecases.housekeeping import CHORES, Housekeeping
+    from scheduler_service.engine.housekeeping import CHORES, Housekeeping
 
     columns = "runs, timed, total_duration, longest_duration, items_processed, items_succeeded, items_failed"
     for longest in (1, 3, 2):

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from scheduler_service.engine.backlog import Backlog
+from scheduler_service.engine.housekeeping import AGAIN, Housekeeping
 from scheduler_service.loops.housekeeper import Housekeeper
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.backlog import Backlog
-from scheduler_service.usecases.housekeeping import AGAIN, Housekeeping
 from tests.store.engine_case import Connection, every, job_of, rows
 
 Admin = psycopg.Connection[Any]

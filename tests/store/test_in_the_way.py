@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from scheduler_service.engine.mending import TRIES
+from scheduler_service.engine.reap import LOOK_THROUGH_SECONDS, Reaped
+from scheduler_service.engine.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, PUT_OFF, SetAside
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.mending import TRIES
-from scheduler_service.usecases.reap import LOOK_THROUGH_SECONDS, Reaped
-from scheduler_service.usecases.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, PUT_OFF, SetAside
 from tests.builders import finish, make_schedule, make_session
 from tests.conftest import DatabaseUrls
 from tests.store.engine_case import Connection, rows

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.repairs import Repair
+from scheduler_service.engine import leaving, reap
+from scheduler_service.engine.leaving import end_session
+from scheduler_service.engine.reap import LOOK_THROUGH_SECONDS, Reaped
 from scheduler_service.store import stuck
 from scheduler_service.store.database import Database
-from scheduler_service.usecases import leaving, reap
-from scheduler_service.usecases.leaving import end_session
-from scheduler_service.usecases.reap import LOOK_THROUGH_SECONDS, Reaped
 from tests.builders import make_session
 from tests.store.engine_case import Connection, rows
 from tests.store.repairs_case import NOW, House

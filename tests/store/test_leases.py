@@ -12,10 +12,10 @@ import pytest
 from scheduler_service.domain.access import ANY_SERVICE, Kind, Principal, Scope
 from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.domain.errors import Refusal
+from scheduler_service.engine.leases import Hello, Leases
+from scheduler_service.engine.report import Reports
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.leases import Hello, Leases
-from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import claim, make_job, make_live_run, make_session
 

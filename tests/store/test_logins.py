@@ -9,9 +9,9 @@ import pytest
 from psycopg import sql
 
 from local_stack.postgres import EmbeddedPostgres
+from scheduler_service.engine.readiness import Readiness
 from scheduler_service.store.database import Database
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, Login, give_login, settings_of
-from scheduler_service.usecases.readiness import Readiness
 from tests.builders import connect
 from tests.conftest import DatabaseUrls
 

@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 
 from scheduler_service.domain.repairs import SHOWN, Repair
 from scheduler_service.domain.returns import MOST_SENT_IN_VAIN
+from scheduler_service.engine.leases import Hello, Leases
+from scheduler_service.engine.reap import Reaped
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
+from scheduler_service.engine.taking_back import IN_FLIGHT_SECONDS
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.leases import Hello, Leases
-from scheduler_service.usecases.reap import Reaped
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
-from scheduler_service.usecases.taking_back import IN_FLIGHT_SECONDS
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import make_attempt, make_session
 from tests.conftest import DatabaseUrls

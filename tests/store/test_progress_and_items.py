@@ -12,14 +12,14 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.attempt import AttemptRef, ItemResult
+from scheduler_service.engine.report import Reports
+from scheduler_service.engine.sessions import ConnectedSession
 from scheduler_service.store.claim import claim
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
 from scheduler_service.store.items import insert_items
 from scheduler_service.store.progress import Progress, record_progress
-from scheduler_service.store.sessions import Connection
 from scheduler_service.store.starts import Start, record_starts
-from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import ConnectedSession
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests.builders import make_job, make_live_run, make_session
 from tests.store.engine_case import Received

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from scheduler_service.usecases.pulses import IDLE_SECONDS, PERIOD, LoopState, Pulses
+from scheduler_service.engine.pulses import IDLE_SECONDS, PERIOD, LoopState, Pulses
 from tests.store.engine_case import Connection, rows
 
 Admin = psycopg.Connection[Any]

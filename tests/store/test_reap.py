@@ -14,13 +14,14 @@ import pytest
 from psycopg.rows import dict_row
 
 from scheduler_service.domain.attempt import AttemptRef
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Cancels, Reaped, Reaper
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store.claim import Claim, claim, claim_alone
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
-from scheduler_service.store.sessions import Connection, SessionRow, extend_leases, open_session
+from scheduler_service.store.sessions import SessionRow, extend_leases, open_session
 from scheduler_service.store.starts import Start, record_starts
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests.builders import MadeJob, make_job, make_live_run
 

@@ -15,14 +15,14 @@ from uuid import UUID
 import psycopg
 
 from scheduler_service.domain.attempt import AttemptRef, Result
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Reaped, Reaper
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store.claim import claim
 from scheduler_service.store.database import Database
 from scheduler_service.store.sessions import extend_leases
 from scheduler_service.usecases.cancel import cancel_run
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Reaped, Reaper
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import ADMIN, make_job, make_live_run, make_schedule, make_session
 from tests.store.engine_case import Connection, Received, rows

@@ -15,8 +15,8 @@ from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.schedule import NO_EXPRESSION, ScheduleSpec
 from scheduler_service.domain.timing import CatchUp, tzdata_version
 from scheduler_service.domain.timing.release import is_newer_release
-from scheduler_service.usecases.rearming import BATCH, Rearming
-from scheduler_service.usecases.tick import NobodySeated, tick
+from scheduler_service.engine.rearming import BATCH, Rearming
+from scheduler_service.engine.tick import NobodySeated, tick
 from tests.store.definitions_case import HOUR, MINUTE, Scheduler, digest, for_tenant
 from tests.store.definitions_case import every as interval
 from tests.store.engine_case import START, Connection, every, job_of, rows

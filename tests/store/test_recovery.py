@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.sessions import Sessions
+from scheduler_service.engine.tick import MOST_RUNS, NobodySeated, tick
 from scheduler_service.loops.loop import Connect
 from scheduler_service.loops.ticker import SecondTicker, Ticker
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.sessions import Sessions
-from scheduler_service.usecases.tick import MOST_RUNS, NobodySeated, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob
 from tests.store.engine_case import SECOND, START, Connection, every, job_of, rows

@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 from scheduler_service.domain.audit import EventFilter
 from scheduler_service.domain.repairs import SHOWN, Repair
 from scheduler_service.domain.run import new_run_id
+from scheduler_service.engine.reap import LIMIT, Reaped
+from scheduler_service.engine.set_aside import FIRST_PAUSE, LONGEST_PAUSE, SetAside
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.audit import list_audit_events, verify_audit_trail
-from scheduler_service.usecases.reap import LIMIT, Reaped
-from scheduler_service.usecases.set_aside import FIRST_PAUSE, LONGEST_PAUSE, SetAside
 from tests.builders import ADMIN, finish, make_schedule, make_session
 from tests.conftest import DatabaseUrls
 from tests.store.audit_case import seal_all

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.returns import after_loss
+from scheduler_service.engine.reap import Reaped
 from scheduler_service.store import reap, stuck
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.reap import Reaped
 from tests.builders import finish, make_session
 from tests.conftest import DatabaseUrls
 from tests.store.engine_case import Connection, rows

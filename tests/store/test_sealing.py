@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 from scheduler_service.domain.access import Principal
 from scheduler_service.domain.audit import made
 from scheduler_service.domain.audit_chain import Problem
+from scheduler_service.engine.sealing import Sealing
 from scheduler_service.store.audit_seals import Standing, standing
 from scheduler_service.store.database import Database, Transaction
 from scheduler_service.usecases.audit import verify_audit_trail
-from scheduler_service.usecases.sealing import Sealing
 from tests.builders import ADMIN, connect
 from tests.conftest import DatabaseUrls
 from tests.rpc.work.rig import Clock

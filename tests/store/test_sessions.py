@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
 from scheduler_service.store.sessions import (
-    Connection,
     SessionRow,
     close_session,
     end_expired_sessions,

@@ -15,15 +15,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from scheduler_service.domain.attempt import AttemptRef
+from scheduler_service.engine.clock_watch import ClockWatch
+from scheduler_service.engine.leases import Hello, Leases
+from scheduler_service.engine.reap import LOOK_THROUGH_SECONDS, Reaped, Reaper
+from scheduler_service.engine.report import Reports
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
+from scheduler_service.engine.taking_back import IN_FLIGHT_SECONDS
 from scheduler_service.store.claim import Claim, claim
 from scheduler_service.store.database import Database
 from scheduler_service.store.sessions import database_now
-from scheduler_service.usecases.clock_watch import ClockWatch
-from scheduler_service.usecases.leases import Hello, Leases
-from scheduler_service.usecases.reap import LOOK_THROUGH_SECONDS, Reaped, Reaper
-from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
-from scheduler_service.usecases.taking_back import IN_FLIGHT_SECONDS
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob, connect, make_job, make_live_run
 from tests.conftest import DatabaseUrls

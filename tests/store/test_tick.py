@@ -10,10 +10,11 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.run import scheduled_run_id
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.sessions import Sessions
+from scheduler_service.engine.tick import NobodySeated, tick
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.sessions import Sessions
-from scheduler_service.usecases.tick import NobodySeated, settle_now, tick
+from scheduler_service.usecases.settling import settle_now
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import ADMIN
 from tests.store.engine_case import SECOND, START, Connection, every, job_of, oldest_month, rows, session_of

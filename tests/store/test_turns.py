@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from scheduler_service.domain.attempt import Result, Verdict
+from scheduler_service.engine.reap import Reaped
 from scheduler_service.store import jobs as job_store
 from scheduler_service.store.database import Database
 from scheduler_service.store.turns import arrange
 from scheduler_service.usecases.cancel import cancel_run
-from scheduler_service.usecases.reap import Reaped
 from scheduler_service.usecases.runs import get_run
-from scheduler_service.usecases.tick import settle_now
+from scheduler_service.usecases.settling import settle_now
 from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN, user
 from tests.store.engine_case import Connection, every, job_of, rows

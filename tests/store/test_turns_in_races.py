@@ -11,11 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from scheduler_service.domain.attempt import Verdict
+from scheduler_service.engine.reap import Reaped
 from scheduler_service.store import turns
 from scheduler_service.store.database import Database
 from scheduler_service.store.turns import arrange
 from scheduler_service.usecases.cancel import cancel_run
-from scheduler_service.usecases.reap import Reaped
 from scheduler_service.usecases.wakeups import Topic
 from tests.builders import ADMIN
 from tests.store.engine_case import Connection, rows

@@ -24,15 +24,15 @@ from scheduler_service.domain.attempt import AttemptOutcome, AttemptRef, Claimed
 from scheduler_service.domain.errors import Conflict, NotFound
 from scheduler_service.domain.overlap import Overlap
 from scheduler_service.domain.run import new_run_id
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Reaped, Reaper
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
+from scheduler_service.engine.tick import tick
 from scheduler_service.store.claim import claim, claim_alone
 from scheduler_service.store.database import Database
 from scheduler_service.store.turns import arrange
 from scheduler_service.usecases.cancel import cancel_run
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Reaped, Reaper
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
-from scheduler_service.usecases.tick import tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import ADMIN
 from tests.store.engine_case import SECOND, START, Connection, Received, every, job_of, rows, session_of

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from scheduler_service.domain.repairs import Repair
+from scheduler_service.engine import unarmed
+from scheduler_service.engine.tick import NobodySeated, tick
+from scheduler_service.engine.unarmed import Unarmed
 from scheduler_service.store.database import Database
-from scheduler_service.usecases import unarmed
-from scheduler_service.usecases.tick import NobodySeated, tick
-from scheduler_service.usecases.unarmed import Unarmed
 from tests.store.audit_case import events
 from tests.store.engine_case import SECOND, START, Connection, every, job_of, rows
 

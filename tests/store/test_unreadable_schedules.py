@@ -10,10 +10,11 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from scheduler_service.usecases.rearming import Rearming
-from scheduler_service.usecases.tick import NobodySeated, Ticked, seconds_to_next, tick
-from scheduler_service.usecases.unarmed import Unarmed
-from tests.builders import MadeJob
+from scheduler_service.engine.rearming import Rearming
+from scheduler_service.engine.tick import NobodySeated, Ticked, seconds_to_next, tick
+from scheduler_service.engine.unarmed import Unarmed
+from scheduler_service.store.partitions import create_partitions
+from tests.builders import MadeJob, make_live_run
 from tests.store.engine_case import SECOND, START, Connection, every, job_of, rows
 from tests.store.test_rearming import NEW_YORK, NEWER, nine_in_new_york
 
@@ -141,6 +142,23 @@ async def test_what_no_job_can_write_is_no_fault_of_theirs(
     assert (await step(hot)).pending == 2
 
 
+async def test_for_want_of_a_month_of_the_record_nothing_is_set_aside(
+    admin: Admin, hot: Connection, job: MadeJob
+) -> None:
+    skipping = job_of(admin, "skipping", overlap="SKIP")
+    busy, free = every(admin, skipping), every(admin, job)
+    make_live_run(admin, skipping, at=START, schedule_id=busy, revision=1, exclusive=True, trigger="SCHEDULE")
+    for table in ("items", "attempts", "runs"):
+        admin.execute(f"drop table carillon.{table}_{START:%Y_%m}".encode())
+    assert (await step(hot)).schedules == 1
+    assert runs_of(admin, job) == 1, "what needs no record does not wait for it"
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await step(hot)
+    assert [reason(admin, each) for each in (busy, free)] == [None, None]
+    await create_partitions(hot)
+    assert (await step(hot)).made.skipped == 1
+
+
 async def test_one_that_cannot_even_be_set_aside_stops_nobody(admin: Admin, hot: Connection, job: MadeJob) -> None:
     every(admin, job)
     bad = every(admin, job, schedule="bad", tenant="evil")
@@ -156,7 +174,7 @@ async def test_one_that_cannot_even_be_set_aside_stops_nobody(admin: Admin, hot:
 async def test_apart_no_more_runs_are_made_at_once_than_together(
     admin: Admin, hot: Connection, bad_job: MadeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler_service.usecases.tick.MOST_RUNS", 3)
+    monkeypatch.setattr("scheduler_service.engine.tick.MOST_RUNS", 3)
     job = job_of(admin, catch_up="ALL", overlap="ALLOW_ALL")
     for number in range(6):
         every(admin, job, schedule=f"s{number}")

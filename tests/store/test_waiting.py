@@ -13,10 +13,10 @@ import pytest
 
 from scheduler_service.domain.job import JobOverrides, Manifest
 from scheduler_service.domain.schedule import ScheduleSpec
+from scheduler_service.engine.tick import NobodySeated, tick
 from scheduler_service.store.database import Database
 from scheduler_service.usecases.jobs import pause_job, resume_job
 from scheduler_service.usecases.registry import register_jobs, remove_job
-from scheduler_service.usecases.tick import NobodySeated, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import ADMIN
 from tests.conftest import DatabaseUrls

@@ -11,14 +11,14 @@ import psycopg
 
 from scheduler_service.domain.attempt import AttemptRef, Result, Verdict
 from scheduler_service.domain.run import scheduled_run_id
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Reaper
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
+from scheduler_service.engine.tick import NobodySeated, Ticked, tick
 from scheduler_service.store.claim import claim
 from scheduler_service.store.database import Database
 from scheduler_service.store.turns import arrange
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Reaper
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
-from scheduler_service.usecases.tick import NobodySeated, Ticked, tick
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob, make_live_run
 from tests.store.engine_case import SECOND, START, Connection, Received, every, job_of, rows, session_of

@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry
 
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.pulses import LoopState, Pulses
+from scheduler_service.engine.reap import Cancels, Reaped, Reaper
+from scheduler_service.engine.sealing import Sealing
+from scheduler_service.engine.sessions import Sessions
+from scheduler_service.engine.tick import NOTHING
 from scheduler_service.loops.engine import Engine
 from scheduler_service.loops.reaper import ReaperLoop
 from scheduler_service.metrics import ReplicaMetrics
 from scheduler_service.store.buffering import KeptOut
 from scheduler_service.store.database import Database
 from scheduler_service.store.settle import Made
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.pulses import LoopState, Pulses
-from scheduler_service.usecases.reap import Cancels, Reaped, Reaper
-from scheduler_service.usecases.sealing import Sealing
-from scheduler_service.usecases.sessions import Sessions
-from scheduler_service.usecases.tick import NOTHING
 from scheduler_service.usecases.wakeups import Wakeups
 
 NOWHERE = "postgresql://nobody@localhost/nowhere"

@@ -109,6 +109,21 @@ async def test_a_draining_replica_is_left_for_a_new_stream_while_runs_go_on(
     assert not run.cancelled
 
 
+async def test_goodbye_is_said_on_the_old_stream_while_nobody_welcomes_the_new_one(
+    scheduler: ScriptedScheduler, start_session: Any, in_time: Any
+) -> None:
+    session = start_session()
+    old = await scheduler.next_stream()
+    old.welcome()
+    await session.wait_until(lambda state: state.connected, 20)
+    old.say(drain=work_pb2.Drain())
+    new = await scheduler.next_stream()
+    await new.next("hello")
+    await in_time(session.drain(10))
+    await old.next("goodbye")
+    await in_time(old.half_closed.wait())
+
+
 async def test_a_lost_lease_stops_the_runs_and_begins_a_new_session(
     scheduler: ScriptedScheduler, executor: Recorder, start_session: Any, new_run: Any, in_time: Any
 ) -> None:

@@ -21,6 +21,12 @@ from prometheus_client import CollectorRegistry
 from scheduler_service.domain.attempt import ClaimedRun
 from scheduler_service.domain.rates import Rate
 from scheduler_service.domain.run import TriggerSource
+from scheduler_service.engine.complete import Completer
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.reap import Cancels, Reaper
+from scheduler_service.engine.report import Reports
+from scheduler_service.engine.sessions import Sessions
 from scheduler_service.identity.credentials import Credentials
 from scheduler_service.loops.completer import CompleterLoop
 from scheduler_service.loops.loop import Loop
@@ -32,12 +38,6 @@ from scheduler_service.rpc.metrics import CallMetrics
 from scheduler_service.rpc.work import OPENINGS, WorkerService
 from scheduler_service.rpc.work_outbox import Outbox
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.complete import Completer
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.reap import Cancels, Reaper
-from scheduler_service.usecases.report import Reports
-from scheduler_service.usecases.sessions import Sessions
 from scheduler_service.usecases.wakeups import Wakeups
 from tests import canary
 from tests.credentials import accepting

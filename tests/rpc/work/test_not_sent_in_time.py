@@ -13,14 +13,14 @@ import pytest
 from carillon.v1 import work_pb2, worker_service_pb2
 from structlog.testing import capture_logs
 
+from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.leases import Hello, Leases
+from scheduler_service.engine.sessions import SENT_WITHIN, ConnectedSession, Sessions
+from scheduler_service.engine.taking_back import IN_FLIGHT_SECONDS
+from scheduler_service.engine.tick import tick
 from scheduler_service.rpc.work_outbox import Outbox
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
-from scheduler_service.store.sessions import Connection
-from scheduler_service.usecases.dispatch import Dispatcher
-from scheduler_service.usecases.leases import Hello, Leases
-from scheduler_service.usecases.sessions import SENT_WITHIN, ConnectedSession, Sessions
-from scheduler_service.usecases.taking_back import IN_FLIGHT_SECONDS
-from scheduler_service.usecases.tick import tick
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 from tests.builders import MadeJob, make_live_run
 from tests.rpc.work.rig import Clock, Replica, a_result, a_worker, one, ref, serving, until

@@ -13,9 +13,9 @@ import pytest
 from carillon.v1 import work_pb2
 
 from scheduler_service.domain.rates import Rate
-from scheduler_service.loops.loop import Connection
 from scheduler_service.rpc.work_decode import MAX_ENTRIES, MAX_HELD_CLAIMS, Malformed
 from scheduler_service.rpc.work_pace import CLAIMS_ON_THEIR_WAY, RUNS_ON_THEIR_WAY, HeartbeatPace, Once
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
 from tests.rpc.work.rig import EMAIL_TOKEN, Clock, RawWorker, Replica, a_result, a_worker, ref, serving, until
 

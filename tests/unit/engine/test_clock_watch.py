@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from structlog.testing import capture_logs
 
-from scheduler_service.usecases.clock_watch import CLOCK_TOLERANCE, LONGEST_SUSPENSION, ClockWatch
+from scheduler_service.engine.clock_watch import CLOCK_TOLERANCE, LONGEST_SUSPENSION, ClockWatch
 
 LEASE = 30.0
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from uuid import UUID, uuid4
 
-from scheduler_service.usecases.lanes import Entry, Lanes, Room
-from scheduler_service.usecases.sessions import ConnectedSession
+from scheduler_service.engine.lanes import Entry, Lanes, Room
+from scheduler_service.engine.sessions import ConnectedSession
 from tests.store.engine_case import Received
 
 

@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 import psycopg
 
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result
-from scheduler_service.usecases.lanes import Entry
-from scheduler_service.usecases.sessions import ConnectedSession
-from scheduler_service.usecases.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, PUT_OFF
-from scheduler_service.usecases.unrecorded import Unrecorded
+from scheduler_service.engine.lanes import Entry
+from scheduler_service.engine.sessions import ConnectedSession
+from scheduler_service.engine.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, PUT_OFF
+from scheduler_service.engine.unrecorded import Unrecorded
 
 BAD = psycopg.errors.CheckViolation("no partition")
 LOCKED = psycopg.errors.LockNotAvailable("somebody has it")

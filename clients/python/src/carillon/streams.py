@@ -71,6 +71,8 @@ class Streams:
                 await self._pause(serving.result())
             elif not stream.has_lasted:  # replicas that send it away as soon as it comes are not to be hurried
                 await self._pause(self._next_wait())
+        if self._serving:  # an earlier one may be saying Goodbye, where its successor was not welcomed yet
+            await asyncio.wait(self._serving.values())
 
     def welcomed(self, stream: WorkStream) -> None:
         """From here on this stream is the one that counts."""

@@ -21,13 +21,13 @@ from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.domain.repairs import Repair
 from scheduler_service.domain.returns import HeldRun, after_never_arriving
 from scheduler_service.domain.run import run_name
+from scheduler_service.engine.deciding import decided
+from scheduler_service.engine.repairs import Repairs, described
+from scheduler_service.engine.sessions import Sessions
+from scheduler_service.engine.set_aside import SetAside
 from scheduler_service.store import reap, stuck
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import IN_THE_WAY, OF_SOME_ROWS
-from scheduler_service.store.sessions import Connection
-from scheduler_service.usecases.deciding import decided
-from scheduler_service.usecases.repairs import Repairs, described
-from scheduler_service.usecases.sessions import Sessions
-from scheduler_service.usecases.set_aside import SetAside
 
 log = structlog.get_logger()
 

@@ -6,38 +6,31 @@ then stands are written in the transaction that locked it.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from time import monotonic
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-import psycopg
 import structlog
-from psycopg.rows import TupleRow
 
 from scheduler_service.domain import settling
-from scheduler_service.domain.settling import Decision, Standing
+from scheduler_service.engine.halving import apart
 from scheduler_service.store import due as store
-from scheduler_service.store.due import DueSchedule, seconds_to_next
+from scheduler_service.store.connection import Connection
+from scheduler_service.store.due import seconds_to_next
 from scheduler_service.store.errors import HOPELESS
-from scheduler_service.store.settle import Made, Settled, settle
-from scheduler_service.usecases.halving import apart
+from scheduler_service.store.partitions import lacks_partition
+from scheduler_service.store.settle import Made, settle
+from scheduler_service.usecases.settling import decided, owes_more, set_aside
 
-__all__ = ["NOTHING", "NobodySeated", "Seating", "Ticked", "seconds_to_next", "settle_now", "tick"]
+__all__ = ["NOTHING", "NobodySeated", "Seating", "Ticked", "seconds_to_next", "tick"]
 
 BATCH = 500
 MOST_RUNS = 2_000
 """Runs that one tick makes, and up to a schedule's more: after an outage, a batch may owe 100 for each schedule."""
 
-# In seconds. After an outage, what is decided is new to every cache; streams and other loops must not wait for it.
-_LONGEST_BREATH = 0.002
 _log = structlog.get_logger()
-
-Connection = psycopg.AsyncConnection[TupleRow]
-Decide = Callable[[Standing, datetime, datetime], Decision]
 
 
 class Seating(Protocol):
@@ -91,28 +84,6 @@ async def tick(
         return await _tick_apart(connection, _Take(now, limit, only_recent))
 
 
-async def settle_now(connection: Connection, schedule_ids: Sequence[int], now: datetime) -> int:
-    """Locks these schedules and settles everything they owe up to `now` under the revision in force; answers how many
-    runs that made. For the transaction that is about to change, pause or delete them: call it before that change.
-
-    Runs that wait for their jitter are made too. Schedules that are not armed owe nothing. The runs are pending: wake
-    Topic.PENDING once the transaction is committed, if there are any.
-    """
-    runs = 0
-    remaining = sorted(schedule_ids)
-    while remaining:
-        due = await store.lock_armed(connection, remaining, now)
-        settled = await _decided(connection, due, now, settling.decide_all)
-        made = await settle(connection, settled, now) if settled else Made()
-        runs += made.live + made.skipped
-        remaining = [each.schedule.standing.schedule_id for each in settled if _owes_more(each.decision, now)]
-    return runs
-
-
-def _owes_more(decision: Decision, now: datetime) -> bool:
-    return decision.next_run_at is not None and decision.next_run_at <= now
-
-
 @dataclass(frozen=True, slots=True)
 class _Take:
     """Which due schedules a tick is about."""
@@ -127,52 +98,15 @@ async def _tick(connection: Connection, seating: Seating, take: _Take) -> Ticked
     if taken is None:
         return NOTHING
     instant, due = taken
-    settled = await _decided(connection, due, instant, settling.decide, most=MOST_RUNS)
+    settled = await decided(connection, due, instant, settling.decide, most=MOST_RUNS)
     for each in settled:
         each.seats = tuple([seating.seat(each.schedule.route) for _ in each.decision.runs])
     made = await settle(connection, settled, instant)
     # What most kept back is due still, and so is what owes more than one settlement makes.
     full = (
-        len(due) == take.limit or len(settled) < len(due) or any(_owes_more(each.decision, instant) for each in settled)
+        len(due) == take.limit or len(settled) < len(due) or any(owes_more(each.decision, instant) for each in settled)
     )
     return Ticked(len(due), made, full=full)
-
-
-async def _decided(
-    connection: Connection, due: Sequence[DueSchedule], now: datetime, decide: Decide, *, most: int | None = None
-) -> list[Settled]:
-    """Decides each; those that cannot be evaluated are set aside. Those after the first `most` runs are left as they
-    are."""
-    oldest = oldest_partition(now)
-    settled: list[Settled] = []
-    broken: dict[int, str] = {}
-    runs, breathed_at = 0, monotonic()
-    for each in due:
-        if most is not None and runs >= most:
-            break
-        if monotonic() - breathed_at > _LONGEST_BREATH:
-            await asyncio.sleep(0)
-            breathed_at = monotonic()
-        try:
-            settled.append(Settled(each, decide(each.standing, now, oldest)))
-            runs += len(settled[-1].decision.runs)
-        except Exception as error:  # whatever is wrong with one schedule, the others are due
-            broken[each.standing.schedule_id] = str(error) or type(error).__name__
-    if broken:
-        await _set_aside(connection, broken)
-    return settled
-
-
-async def _set_aside(connection: Connection, reasons: dict[int, str]) -> None:
-    for schedule_id, reason in reasons.items():
-        _log.error("a schedule cannot be settled and is set aside", schedule_id=schedule_id, reason=reason)
-    await store.set_aside(connection, reasons)
-
-
-def oldest_partition(now: datetime) -> datetime:
-    """The start of the month before: where the oldest partition that is sure to be there begins."""
-    month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return month.replace(year=month.year - 1, month=12) if month.month == 1 else month.replace(month=month.month - 1)
 
 
 class _Apart:
@@ -187,6 +121,7 @@ class _Apart:
         self._now = now
         self._jobs: dict[int, tuple[str, str]] = {}
         self._unwritable: dict[int, Exception] = {}
+        self._lacking: Exception | None = None
 
     async def settle(self, schedule_ids: Sequence[int]) -> None:
         most = MOST_RUNS - self.made.live - self.made.skipped
@@ -196,22 +131,26 @@ class _Apart:
         async with self._connection.transaction():
             due = await store.lock_armed(self._connection, schedule_ids, self._now)
             self._jobs |= {each.standing.schedule_id: (each.service, each.job) for each in due}
-            settled = await _decided(self._connection, due, self._now, settling.decide, most=most)
+            settled = await decided(self._connection, due, self._now, settling.decide, most=most)
             made = await settle(self._connection, settled, self._now)
         self.made += made
         self.schedules += len(due)
-        self.left_some |= len(settled) < len(due) or any(_owes_more(each.decision, self._now) for each in settled)
+        self.left_some |= len(settled) < len(due) or any(owes_more(each.decision, self._now) for each in settled)
 
     async def offends(self, schedule_id: int, error: Exception) -> None:
         """It cannot be settled even alone."""
-        if schedule_id in self._jobs:
+        if lacks_partition(error):
+            self._lacking = error
+        elif schedule_id in self._jobs:
             self._unwritable[schedule_id] = error
         else:
             await self._set_aside(schedule_id, error)
 
     async def end(self) -> None:
-        """Sets aside what could be read, but not written. Where that is all, of several jobs, it is no fault of theirs:
-        then the tick has failed, and is tried again."""
+        """Sets aside what could be read, but not written. Where that is all, of several jobs, or the record lacks a
+        month, it is no fault of theirs: then the tick has failed, and is tried again."""
+        if self._lacking is not None and not self.schedules:
+            raise self._lacking
         if not self.schedules and len({self._jobs[each] for each in self._unwritable}) > 1:
             raise next(iter(self._unwritable.values()))
         for schedule_id, error in self._unwritable.items():
@@ -220,7 +159,7 @@ class _Apart:
     async def _set_aside(self, schedule_id: int, error: Exception) -> None:
         try:
             async with self._connection.transaction():
-                await _set_aside(self._connection, {schedule_id: str(error) or type(error).__name__})
+                await set_aside(self._connection, {schedule_id: str(error) or type(error).__name__})
         except HOPELESS as another:
             _log.error("a schedule cannot even be set aside", schedule_id=schedule_id, error=str(another))
         else:

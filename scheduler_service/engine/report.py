@@ -2,7 +2,8 @@
 no longer holds is left alone.
 
 Neither is acknowledged. A start that is lost leaves the deadline that the claim set; of progress only the newest
-matters. Who starts what was taken back from it is told to stop.
+matters. Who starts what was taken back from it is told to stop. Of a run that somebody has locked, starts are tried
+again, progress is dropped.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
+from psycopg.errors import LockNotAvailable
+
 from scheduler_service.domain.attempt import AttemptRef
+from scheduler_service.engine.lanes import Entry, Lanes, Room
+from scheduler_service.engine.sessions import ConnectedSession
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import is_database_away
+from scheduler_service.store.patience import PATIENCE
 from scheduler_service.store.progress import Progress, record_progress
-from scheduler_service.store.sessions import Connection
-from scheduler_service.store.starts import Start, record_starts, taken_away
-from scheduler_service.usecases.lanes import Entry, Lanes, Room
-from scheduler_service.usecases.sessions import ConnectedSession
+from scheduler_service.store.starts import NotNoted, Start, not_noted, record_starts
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 PROGRESS_SECONDS = 1.0
@@ -45,6 +48,9 @@ class Reports:
         self.room = Room(_MOST_WAITING, _LEAST_WAITING)
         self._starts: Lanes[_Begun] = Lanes()
         self._begun: list[Entry[_Begun]] = []  # taken from the starts, and not written yet
+        self._held_up: list[Entry[_Begun]] = []  # somebody had their runs locked
+        self._held_up_until = 0.0
+        self._passing_over = False  # of what has begun, what is locked still
         self._progress: dict[_Key, _Made] = {}
         self._progress_cost: Counter[UUID] = Counter()  # what came since the last round began, the outdated too
         self._round: dict[_Key, _Made] = {}
@@ -82,10 +88,13 @@ class Reports:
         """When `step` has work again, as far as is known; None if nothing waits."""
         if self._starts or self._begun or self._round:
             return 0.0
-        return max(0.0, self._progress_due_at - self._clock()) if self._progress else None
+        due = [self._progress_due_at] if self._progress else []
+        due += [self._held_up_until] if self._held_up else []
+        return max(0.0, min(due) - self._clock()) if due else None
 
     async def _write_starts(self, connection: Connection, now: datetime | None) -> bool:
-        self._begun = self._begun or self._starts.take(_BATCH)
+        if not self._begun:
+            self._take_starts()
         if not self._begun:
             return False
         clock = self._clock()
@@ -95,9 +104,12 @@ class Reports:
             for ref, at in (entry.report,)
         ]
         try:
-            changed = await record_starts(connection, starts, now=now)
+            changed = await record_starts(connection, starts, now=now, pass_over_locked=self._passing_over)
             if len(changed) < len(starts):
-                self._stop(await taken_away(connection, starts))
+                self._leave(await not_noted(connection, starts))
+        except LockNotAvailable:
+            self._passing_over = True
+            return False
         except Exception as error:
             if not is_database_away(error):
                 self._forget_begun()
@@ -105,10 +117,23 @@ class Reports:
         self._forget_begun()
         return bool(changed)
 
-    def _stop(self, taken: AbstractSet[AttemptRef]) -> None:
+    def _take_starts(self) -> None:
+        self._passing_over = bool(self._held_up) and self._clock() >= self._held_up_until
+        if self._passing_over:
+            self._begun, self._held_up = self._held_up[:_BATCH], self._held_up[_BATCH:]
+        else:
+            self._begun = self._starts.take(_BATCH)
+
+    def _leave(self, left: NotNoted) -> None:
+        """What was taken away is to stop, what is held up has its turn again later."""
         for entry in self._begun:
-            if entry.report[0] in taken:
+            if entry.report[0] in left.taken_away:
                 entry.session.outbound.cancel([entry.report[0]])
+        held_up = [entry for entry in self._begun if entry.report[0] in left.held_up]
+        if held_up:
+            self._begun = [entry for entry in self._begun if entry.report[0] not in left.held_up]
+            self._held_up += held_up
+            self._held_up_until = self._clock() + PATIENCE
 
     def _forget_begun(self) -> None:
         self.room.free(Counter(entry.session.session_id for entry in self._begun))
@@ -125,7 +150,10 @@ class Reports:
             for (session_id, ref), made in batch.items()
         ]
         try:
-            changed = await record_progress(connection, progress, now=now)
+            try:
+                changed = await record_progress(connection, progress, now=now)
+            except LockNotAvailable:
+                changed = await record_progress(connection, progress, now=now, pass_over_locked=True)
         except Exception as error:
             if not is_database_away(error):
                 self._forget_progress(batch)

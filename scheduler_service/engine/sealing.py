@@ -9,7 +9,8 @@ from contextlib import suppress
 import psycopg
 import structlog
 
-from scheduler_service.store.audit_seals import Connection, Standing, seal, standing
+from scheduler_service.store.audit_seals import Standing, seal, standing
+from scheduler_service.store.connection import Connection
 
 _PERIOD = 5.0
 _SHOWN_FOR = 120.0

@@ -1,10 +1,10 @@
 """What sessions will not finish: the reaper's step. Any number of replicas take it; there is no leader.
 
 In charge: the database's clock. A replica that sees it jump (its own monotonic clock says that another time passed)
-does nothing that depends on it for one lease, nor in its first seconds: see usecases/clock_watch.py.
+does nothing that depends on it for one lease, nor in its first seconds: see engine/clock_watch.py.
 
 What is stuck is found, locked, decided about and changed in small transactions that wait for nobody for long: replicas
-share the work, and a row that cannot be mended keeps no other waiting (usecases/mending.py).
+share the work, and a row that cannot be mended keeps no other waiting (engine/mending.py).
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.domain.repairs import SHOWN, Repair, Repaired
 from scheduler_service.domain.returns import HeldRun, Return, after_grace, after_loss, after_timeout
 from scheduler_service.domain.run import run_name
+from scheduler_service.engine.deciding import decided
+from scheduler_service.engine.leases import Leases
+from scheduler_service.engine.mending import TRIES, Look, Mender, Reaped, patiently
+from scheduler_service.engine.sessions import Sessions
+from scheduler_service.engine.set_aside import SetAside
 from scheduler_service.store import reap, stuck, turns
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import IN_THE_WAY, OF_SOME_ROWS
 from scheduler_service.store.schedule_names import names_of
-from scheduler_service.store.sessions import Connection, database_now, end_expired_sessions
-from scheduler_service.usecases.deciding import decided
-from scheduler_service.usecases.leases import Leases
-from scheduler_service.usecases.mending import TRIES, Look, Mender, Reaped, patiently
-from scheduler_service.usecases.sessions import Sessions
-from scheduler_service.usecases.set_aside import SetAside
+from scheduler_service.store.sessions import database_now, end_expired_sessions
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 __all__ = ["Cancels", "Reaped", "Reaper"]

@@ -12,7 +12,7 @@ from scheduler_service.domain.repairs import Repair, Repaired
 from scheduler_service.domain.returns import Ended, HeldRun, Return
 from scheduler_service.domain.run import run_name
 from scheduler_service.store import audit
-from scheduler_service.store.sessions import Connection
+from scheduler_service.store.connection import Connection
 
 log = structlog.get_logger()
 

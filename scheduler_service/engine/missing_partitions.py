@@ -8,9 +8,9 @@ import psycopg
 import structlog
 
 from scheduler_service.domain.repairs import Repair, Repaired
-from scheduler_service.store.partitions import create_partitions
-from scheduler_service.store.sessions import Connection
-from scheduler_service.usecases.repairs import Repairs
+from scheduler_service.engine.repairs import Repairs
+from scheduler_service.store.connection import Connection
+from scheduler_service.store.partitions import create_partitions, lacks_partition
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ class MissingPartitions:
     async def mend(self, connection: Connection, error: Exception) -> bool:
         """Makes those of these months, if it was for want of one that something failed; asks at most once a minute.
         Answers whether one was missing."""
-        if not _lacks_partition(error) or self._clock() < self._again_at:
+        if not lacks_partition(error) or self._clock() < self._again_at:
             return False
         self._again_at = self._clock() + _EACH
         try:
@@ -43,8 +43,3 @@ class MissingPartitions:
         if tables:
             self._repairs.tell(repaired)
         return tables > 0
-
-
-def _lacks_partition(error: Exception) -> bool:
-    """A check that has no name."""
-    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None

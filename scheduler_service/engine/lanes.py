@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from scheduler_service.usecases.sessions import ConnectedSession
+from scheduler_service.engine.sessions import ConnectedSession
 
 T = TypeVar("T")
 

@@ -16,13 +16,13 @@ import structlog
 from scheduler_service.domain.repairs import SHOWN, Repair, Repaired
 from scheduler_service.domain.returns import Charged, Ended, Freed, HeldRun, Return
 from scheduler_service.domain.run import RunState, run_name
+from scheduler_service.engine.deciding import decided
+from scheduler_service.engine.missing_partitions import MissingPartitions
+from scheduler_service.engine.repairs import Decided, Repairs, described
+from scheduler_service.engine.set_aside import Key, SetAside
 from scheduler_service.store import reap, stuck
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import IN_THE_WAY, OF_SOME_ROWS
-from scheduler_service.store.sessions import Connection
-from scheduler_service.usecases.deciding import decided
-from scheduler_service.usecases.missing_partitions import MissingPartitions
-from scheduler_service.usecases.repairs import Decided, Repairs, described
-from scheduler_service.usecases.set_aside import Key, SetAside
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ statement that extends the lease. Heartbeats are written in groups, and acknowle
 arrives here is timed by this process's monotonic clock; everything else by the database's.
 
 A replica whose step is held up loses every session that it serves. So nothing in it waits for what somebody has locked,
-or not for long: that is left to the next heartbeat (usecases/taking_back.py for the runs).
+or not for long: that is left to the next heartbeat (engine/taking_back.py for the runs).
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from scheduler_service.domain.access import ANY_SERVICE, Action, Principal, Reso
 from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.domain.errors import Conflict, Forbidden, Refusal, Replaced
 from scheduler_service.domain.repairs import Repair
+from scheduler_service.engine.clock_watch import ClockWatch
+from scheduler_service.engine.leaving import end_session
+from scheduler_service.engine.sessions import ConnectedSession, Outbound, Sessions
+from scheduler_service.engine.taking_back import Listed, TakingBack
+from scheduler_service.engine.unsent import Unsent
 from scheduler_service.store import sessions as store
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.database import Database
 from scheduler_service.store.errors import is_database_away
-from scheduler_service.usecases.clock_watch import ClockWatch
-from scheduler_service.usecases.leaving import end_session
-from scheduler_service.usecases.sessions import ConnectedSession, Outbound, Sessions
-from scheduler_service.usecases.taking_back import Listed, TakingBack
-from scheduler_service.usecases.unsent import Unsent
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 log = structlog.get_logger()
@@ -113,7 +114,7 @@ class Leases:
         """How many runs it cannot take back, and goes on without."""
         return self._taking_back.set_aside
 
-    async def forget_the_gone(self, connection: store.Connection) -> None:
+    async def forget_the_gone(self, connection: Connection) -> None:
         """What is in no worker's hands any more is set aside no more."""
         await self._taking_back.forget_the_gone(connection)
 
@@ -180,7 +181,7 @@ class Leases:
             if (session := self._sessions.get(session_id)) is not None:
                 self._end(session, _lost("its lease has ended"))
 
-    async def step(self, connection: store.Connection, *, now: datetime | None = None) -> bool:
+    async def step(self, connection: Connection, *, now: datetime | None = None) -> bool:
         """Gives back what was not sent in time, writes the heartbeats that have arrived, and takes back what their
         sessions do not know that they hold. Streams that fell silent get no more runs after a third of a lease, and end
         after a whole one. Answers whether there was anything that could be done."""
@@ -199,7 +200,7 @@ class Leases:
             raise
         return gave_back or any(self._beats.get(session_id) is not beat for session_id, beat in beats.items())
 
-    async def _give_back(self, connection: store.Connection) -> bool:
+    async def _give_back(self, connection: Connection) -> bool:
         """Before any list is looked at, which cannot name these either."""
         for session, lease in self._leases.items():
             self._unsent.add(session, lease.stream.withdraw_late())
@@ -213,9 +214,7 @@ class Leases:
         still_here = {session_id: beat for session_id, beat in beats.items() if beat.session in self._leases}
         self._beats = still_here | self._beats
 
-    async def _extend(
-        self, connection: store.Connection, beats: dict[UUID, _Beat], now: datetime | None
-    ) -> list[_Beat]:
+    async def _extend(self, connection: Connection, beats: dict[UUID, _Beat], now: datetime | None) -> list[_Beat]:
         streams = {session_id: beat.session.stream for session_id, beat in beats.items()}
         newest = await store.extend_leases(connection, streams, lease=self._lease, now=now)
         left = beats.keys() - newest.keys()
@@ -239,7 +238,7 @@ class Leases:
         if lease is not None and beat.sequence is not None:
             lease.stream.acknowledge_heartbeat(beat.sequence)
 
-    async def _take_back(self, connection: store.Connection, beats: list[_Beat], now: datetime | None) -> None:
+    async def _take_back(self, connection: Connection, beats: list[_Beat], now: datetime | None) -> None:
         if not beats:
             return
         now = now or await store.database_now(connection)

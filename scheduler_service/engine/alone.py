@@ -15,21 +15,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 
-import psycopg
 import structlog
-from psycopg.rows import TupleRow
 
 from scheduler_service.domain import solitude
 from scheduler_service.domain.solitude import LONGEST_WAIT, Place
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store import claim as store
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
+from scheduler_service.store.connection import Connection
 
 # How often it is looked whether a session has become empty, or its run has ended: soon after something happened, and
 # less and less while nothing does.
 _SOON = 0.02
 _LATEST = 0.5
 
-Connection = psycopg.AsyncConnection[TupleRow]
 _log = structlog.get_logger()
 
 

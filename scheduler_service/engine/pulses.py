@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from scheduler_service.store.pulses import Connection, beat, youngest
+from scheduler_service.store.connection import Connection
+from scheduler_service.store.pulses import beat, youngest
 
 log = structlog.get_logger()
 

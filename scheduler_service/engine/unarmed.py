@@ -15,13 +15,14 @@ import structlog
 
 from scheduler_service.domain.repairs import Repair, Repaired
 from scheduler_service.domain.settling import Standing, next_start
+from scheduler_service.engine.halving import apart
 from scheduler_service.store import audit
 from scheduler_service.store import rearming as store
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.due import set_aside
 from scheduler_service.store.errors import HOPELESS
-from scheduler_service.store.rearming import UNARMED, Connection
+from scheduler_service.store.rearming import UNARMED
 from scheduler_service.store.schedule_names import names_of
-from scheduler_service.usecases.halving import apart
 
 ROWS = 2_000
 """Schedules of one look: some 2 ms."""

@@ -13,22 +13,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-import psycopg
 import structlog
-from psycopg.rows import TupleRow
 
 from scheduler_service.domain.attempt import ClaimedRun
+from scheduler_service.engine.alone import AloneRuns
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store import claim as store
 from scheduler_service.store.claim import Claim
-from scheduler_service.usecases.alone import AloneRuns
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
+from scheduler_service.store.connection import Connection
 from scheduler_service.usecases.wakeups import Topic, Wakeups
 
 BATCH = 500
 # While nothing has piled up, sessions take turns with this much, so that the first does not get everything.
 TURN = 16
 
-Connection = psycopg.AsyncConnection[TupleRow]
 _log = structlog.get_logger()
 
 

@@ -15,20 +15,21 @@ from typing import TypeVar
 
 import psycopg
 import structlog
-from psycopg.rows import TupleRow
 
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result, Verdict
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.retry import AS_THE_POLICY_SAYS, End, Retry, decide
 from scheduler_service.domain.returns import AT_ONCE, WORKER_LEFT
+from scheduler_service.engine.missing_partitions import MissingPartitions
+from scheduler_service.engine.repairs import Repairs
 from scheduler_service.store import complete as store
 from scheduler_service.store.complete import Held, Known
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import HOPELESS
 from scheduler_service.store.in_the_way import in_the_way
 from scheduler_service.store.items import insert_items
+from scheduler_service.store.patience import BRIEFLY
 from scheduler_service.store.turns import arrange
-from scheduler_service.usecases.missing_partitions import MissingPartitions
-from scheduler_service.usecases.repairs import Repairs
 
 # What a result's own values can be the cause of.
 _UNREADABLE = (psycopg.DataError, psycopg.IntegrityError)
@@ -41,7 +42,6 @@ _TRIES = 3
 _MOST_WAITS = 12
 """For locks, in one group: enough to halve it until one is alone. After that, what is left is left for later."""
 
-Connection = psycopg.AsyncConnection[TupleRow]
 Report = TypeVar("Report", Result, ItemResult)
 _log = structlog.get_logger()
 
@@ -101,7 +101,7 @@ class Recorder:
     @property
     def _patience(self) -> float:
         """Whoever is in the way of some has been waited for: the others are not to wait as long again."""
-        return store.BRIEFLY if self.hurries or self._waits else self._longest_wait
+        return BRIEFLY if self.hurries or self._waits else self._longest_wait
 
     async def _write_items(self, connection: Connection, items: Sequence[ItemResult]) -> None:
         try:

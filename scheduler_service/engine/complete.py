@@ -13,17 +13,15 @@ from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
-import psycopg
-from psycopg.rows import TupleRow
-
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result, Verdict
 from scheduler_service.domain.record import RunError
 from scheduler_service.domain.repairs import Repair
-from scheduler_service.store.complete import PATIENCE
-from scheduler_service.usecases.lanes import Entry, Lanes, Room
-from scheduler_service.usecases.recording import Recorder
-from scheduler_service.usecases.sessions import ConnectedSession
-from scheduler_service.usecases.unrecorded import Unrecorded
+from scheduler_service.engine.lanes import Entry, Lanes, Room
+from scheduler_service.engine.recording import Recorder
+from scheduler_service.engine.sessions import ConnectedSession
+from scheduler_service.engine.unrecorded import Unrecorded
+from scheduler_service.store.connection import Connection
+from scheduler_service.store.patience import PATIENCE
 from scheduler_service.usecases.wakeups import Topic, Wakeup, Wakeups
 
 __all__ = ["Completer", "ItemResult", "Result", "RunError"]
@@ -35,7 +33,6 @@ _LEAST_UNCOMMITTED = 1_000
 _MOST_SET_ASIDE = 10_000
 """Of what cannot be recorded now, as much as so many plain results takes no room of its sessions."""
 
-Connection = psycopg.AsyncConnection[TupleRow]
 _Item = Entry[ItemResult]
 _Result = Entry[Result]
 

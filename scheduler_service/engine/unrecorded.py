@@ -20,9 +20,9 @@ import structlog
 from scheduler_service.domain.attempt import AttemptRef, ItemResult, Result
 from scheduler_service.domain.repairs import SHOWN
 from scheduler_service.domain.run import run_name
+from scheduler_service.engine.lanes import Entry
+from scheduler_service.engine.set_aside import SetAside
 from scheduler_service.store.errors import IN_THE_WAY
-from scheduler_service.usecases.lanes import Entry
-from scheduler_service.usecases.set_aside import SetAside
 
 LONGEST_LOCK_PAUSE = 30.0
 

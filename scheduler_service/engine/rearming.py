@@ -7,7 +7,7 @@ everything computed again for two hours, which is longer than replicas of two re
 
 Batches are small transactions, and a schedule that somebody holds is come back to: nobody waits for this, and it waits
 for nobody. One that cannot be read or written stays as it is, and the others go on. (Schedules that nobody ticks
-although nothing says why: usecases/unarmed.py.)
+although nothing says why: engine/unarmed.py.)
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import LiteralString
 
-import psycopg
 import structlog
-from psycopg.rows import TupleRow
 
 from scheduler_service.domain.repairs import SHOWN, Repair, Repaired
 from scheduler_service.domain.settling import Standing, next_start
 from scheduler_service.domain.timing import tzdata_version
 from scheduler_service.domain.timing.release import is_newer_release
+from scheduler_service.engine.halving import apart
 from scheduler_service.store import audit
 from scheduler_service.store import rearming as store
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.rearming import BY_ZONE, SET_ASIDE, Rules
 from scheduler_service.store.schedule_names import names_of
-from scheduler_service.usecases.halving import apart
 
 BATCH = 200
 """Schedules of one transaction: some 30 ms of computing, with every timing new."""
@@ -40,8 +39,6 @@ _AGAIN = 1.0
 _SIDE_BY_SIDE = timedelta(hours=2)
 _SAID_EACH = 100_000
 _log = structlog.get_logger()
-
-Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass

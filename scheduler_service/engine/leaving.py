@@ -12,10 +12,10 @@ from functools import partial
 from uuid import UUID
 
 from scheduler_service.domain.returns import after_goodbye
+from scheduler_service.engine.deciding import decided
 from scheduler_service.store import reap
 from scheduler_service.store import sessions as store
 from scheduler_service.store.database import Database
-from scheduler_service.usecases.deciding import decided
 
 LIMIT = 500
 """Runs in one transaction."""

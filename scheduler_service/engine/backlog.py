@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from scheduler_service.store.backlog import BacklogCounts, Connection, count_backlog
+from scheduler_service.store.backlog import BacklogCounts, count_backlog
+from scheduler_service.store.connection import Connection
 
 PERIOD = 5.0
 """Seconds from one look to the next, where a look takes no time to speak of."""

@@ -11,11 +11,11 @@ import structlog
 from scheduler_service.domain.attempt import AttemptRef
 from scheduler_service.domain.repairs import SHOWN
 from scheduler_service.domain.run import run_name
+from scheduler_service.engine.sessions import ConnectedSession, Sessions
 from scheduler_service.store import stuck
 from scheduler_service.store.claim import give_back
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import IN_THE_WAY, is_database_away
-from scheduler_service.store.sessions import Connection
-from scheduler_service.usecases.sessions import ConnectedSession, Sessions
 
 log = structlog.get_logger()
 

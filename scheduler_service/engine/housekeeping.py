@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
-import psycopg
 import structlog
 
+from scheduler_service.store.connection import Connection
 from scheduler_service.store.errors import is_read_only
 from scheduler_service.store.partitions import create_partitions, drop_partitions
 from scheduler_service.store.retention import forget_requests
 from scheduler_service.store.statistics import fold_all_statistics, fold_statistics
 
-Connection = psycopg.AsyncConnection[Any]
 HOUR = 3_600.0
 DAY = 24 * HOUR
 AGAIN = 10.0
