@@ -8,6 +8,7 @@ came last stays. What the scheduler said (SESSION_LOST, a token that is not know
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -32,11 +33,9 @@ class Ending:
         """The error with the status that the other side sent, or `error` itself if that is it or none came."""
         if not _is_made_up(error):
             return error
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._arrived.wait(), PATIENCE_SECONDS)
-        except asyncio.TimeoutError:
-            return error
-        return self._sent or error
+        return self._sent or error  # also where both came while nobody looked
 
     def _look(self, call: Any) -> None:
         error = grpc.aio.AioRpcError(
