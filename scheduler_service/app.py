@@ -112,9 +112,9 @@ class App:
         self._reaper = self._build_reaper()
         self._sealer = Sealer(self.database.hot_connection)
         self._pulse = Pulse(self.database.hot_connection, settings.replica, self._all_loops)
-        self._looking = ReadinessLoop(self._look)
-        self._loops = self._session_loops()
         self._readiness = Readiness(self.database, self._migration())
+        self._looking = ReadinessLoop(self._look, lambda: self._readiness.period)
+        self._loops = self._session_loops()
         self._problem = self._readiness.problem
         self._draining = False
 

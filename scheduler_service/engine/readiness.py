@@ -13,7 +13,7 @@ from scheduler_service.domain.access import ANONYMOUS
 from scheduler_service.store.catalogue import catalogue_problem
 from scheduler_service.store.connection import answering_within
 from scheduler_service.store.database import Database
-from scheduler_service.store.errors import MigrationRefused, lacks_rights, translate
+from scheduler_service.store.errors import MigrationRefused, is_database_away, lacks_rights, translate
 from scheduler_service.store.login_check import login_problem
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE
 from scheduler_service.store.migrations import Schema, expected_version, look_at_schema
@@ -21,6 +21,9 @@ from scheduler_service.store.migrations import Schema, expected_version, look_at
 log = structlog.get_logger()
 
 INSPECTION_SECONDS = 60.0
+# Between two looks. While the database is away, what comes due waits for the look that finds it again.
+_PERIOD = 1.0
+_PERIOD_AWAY = 0.25
 # What does not answer for so long is no database to work with.
 _PATIENCE = 5.0
 
@@ -42,8 +45,14 @@ class Readiness:
         self._inspect_at = 0.0
         self._newer = 0
         self._was_read_only = False
+        self._is_away = False
         self.problem: str | None = "it has not looked at its database yet"
         self.advice: list[str] = []
+
+    @property
+    def period(self) -> float:
+        """After how many seconds to look again."""
+        return _PERIOD_AWAY if self._is_away and self._migrate is None else _PERIOD
 
     async def look(self) -> bool:
         """Looks again. Answers whether `problem` changed."""
@@ -70,6 +79,7 @@ class Readiness:
         return await self._check()
 
     async def _check(self) -> str | None:
+        self._is_away = False
         try:
             with answering_within(_PATIENCE):
                 async with self._database.acting_for(ANONYMOUS) as tx:
@@ -90,6 +100,7 @@ class Readiness:
                 self.advice = await self._database.what_logins_lack()
             return problem
         except Exception as error:
+            self._is_away = is_database_away(error)
             return _said(error)
 
     def _tell_of_newer(self, schema: Schema) -> None:

@@ -10,10 +10,10 @@ from scheduler_service.usecases.wakeups import Wakeup
 
 
 class ReadinessLoop(Loop):
-    """Looks each `period` seconds, and at once when it starts. It keeps no connection: it is to find out whether there
-    can be one."""
+    """Looks when it starts, and again after each `period`, in seconds. It keeps no connection: it is to find out
+    whether there can be one."""
 
-    def __init__(self, look: Callable[[], Awaitable[None]], period: float = 1.0) -> None:
+    def __init__(self, look: Callable[[], Awaitable[None]], period: Callable[[], float]) -> None:
         super().__init__("readiness", Wakeup(), _none)
         self._look = look
         self._period = period
@@ -23,7 +23,7 @@ class ReadinessLoop(Loop):
         return False
 
     def seconds_to_next(self) -> float:
-        return self._period
+        return self._period()
 
     async def _turn(self) -> None:
         await self.step()

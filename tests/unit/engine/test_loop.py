@@ -190,7 +190,7 @@ async def test_readiness_is_looked_at_on_and_on_whatever_strikes_it() -> None:
             raise RuntimeError("once")
         again.set()
 
-    loop = ReadinessLoop(look, period=0.0)
+    loop = ReadinessLoop(look, lambda: 0.0)
     loop.start()
     async with asyncio.timeout(20):
         await again.wait()
