@@ -147,8 +147,7 @@ class ReplicaMetrics(Collector):
     def _repairs(self) -> Iterator[Metric]:
         repairs = Counter(dict.fromkeys(Repair, 0))
         repairs.update(self._reaper.reaper.repairs)
-        repairs.update(self._engine.housekeeper.repairs)
-        repairs.update(self._engine.completer.repairs)
+        repairs.update(self._engine.repairs)
         yield _counters(
             "repairs",
             "What this replica mended, by what was found: sessions, runs or schedules. `session_lost`, `worker_lost`,"

@@ -90,6 +90,7 @@ class Readiness:
                 await self._database.forget_connections()
             self._was_read_only = not takes_changes
             if not takes_changes:
+                self._is_away = True
                 return "the database takes no changes: it is read-only, or a standby"
             self._tell_of_newer(schema)
             problem = schema.problem

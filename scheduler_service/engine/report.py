@@ -31,6 +31,7 @@ PROGRESS_SECONDS = 1.0
 _MOST_WAITING = 100_000
 _LEAST_WAITING = 1_000
 _BATCH = 1_000
+_LOCKED_SECONDS = 10.0
 
 _Key = tuple[UUID, AttemptRef]
 _Made = tuple[int, int, str]
@@ -48,9 +49,10 @@ class Reports:
         self.room = Room(_MOST_WAITING, _LEAST_WAITING)
         self._starts: Lanes[_Begun] = Lanes()
         self._begun: list[Entry[_Begun]] = []  # taken from the starts, and not written yet
-        self._held_up: list[Entry[_Begun]] = []  # somebody had their runs locked
+        self._held_up: dict[AttemptRef, Entry[_Begun]] = {}  # somebody had their runs locked; these use no room
         self._held_up_until = 0.0
-        self._passing_over = False  # of what has begun, what is locked still
+        self._passing_over = False  # of what has begun, what is locked
+        self._locked_until = 0.0  # somebody may still have something locked: nobody waits for that
         self._progress: dict[_Key, _Made] = {}
         self._progress_cost: Counter[UUID] = Counter()  # what came since the last round began, the outdated too
         self._round: dict[_Key, _Made] = {}
@@ -108,6 +110,9 @@ class Reports:
             if len(changed) < len(starts):
                 self._leave(await not_noted(connection, starts))
         except LockNotAvailable:
+            if self._passing_over:
+                raise
+            self._locked_until = clock + _LOCKED_SECONDS
             self._passing_over = True
             return False
         except Exception as error:
@@ -118,22 +123,26 @@ class Reports:
         return bool(changed)
 
     def _take_starts(self) -> None:
-        self._passing_over = bool(self._held_up) and self._clock() >= self._held_up_until
-        if self._passing_over:
-            self._begun, self._held_up = self._held_up[:_BATCH], self._held_up[_BATCH:]
+        now = self._clock()
+        if self._held_up and now >= self._held_up_until:
+            self._begun = [self._held_up.pop(ref) for ref in list(islice(self._held_up, _BATCH))]
+            for entry in self._begun:
+                self.room.use(entry.session, 1)
+            self._held_up_until = now + PATIENCE
+            self._passing_over = True
         else:
             self._begun = self._starts.take(_BATCH)
+            self._passing_over = now < self._locked_until
 
     def _leave(self, left: NotNoted) -> None:
         """What was taken away is to stop, what is held up has its turn again later."""
         for entry in self._begun:
             if entry.report[0] in left.taken_away:
                 entry.session.outbound.cancel([entry.report[0]])
-        held_up = [entry for entry in self._begun if entry.report[0] in left.held_up]
-        if held_up:
-            self._begun = [entry for entry in self._begun if entry.report[0] not in left.held_up]
-            self._held_up += held_up
-            self._held_up_until = self._clock() + PATIENCE
+            elif entry.report[0] in left.held_up:
+                if not self._held_up:
+                    self._held_up_until = self._clock() + PATIENCE
+                self._held_up.setdefault(entry.report[0], entry)
 
     def _forget_begun(self) -> None:
         self.room.free(Counter(entry.session.session_id for entry in self._begun))
@@ -149,11 +158,14 @@ class Reports:
             Progress(ref.run_id, ref.attempt, ref.claim_id, session_id, *made)
             for (session_id, ref), made in batch.items()
         ]
+        passing_over = self._clock() < self._locked_until
         try:
-            try:
-                changed = await record_progress(connection, progress, now=now)
-            except LockNotAvailable:
-                changed = await record_progress(connection, progress, now=now, pass_over_locked=True)
+            changed = await record_progress(connection, progress, now=now, pass_over_locked=passing_over)
+        except LockNotAvailable:
+            if passing_over:
+                raise
+            self._locked_until = self._clock() + _LOCKED_SECONDS
+            return False
         except Exception as error:
             if not is_database_away(error):
                 self._forget_progress(batch)

@@ -16,6 +16,7 @@ import structlog
 
 from scheduler_service.domain import settling
 from scheduler_service.engine.halving import apart
+from scheduler_service.engine.missing_partitions import MissingPartitions
 from scheduler_service.store import due as store
 from scheduler_service.store.connection import Connection
 from scheduler_service.store.due import seconds_to_next
@@ -69,9 +70,10 @@ async def tick(
     now: datetime | None = None,
     limit: int = BATCH,
     only_recent: bool = False,
+    partitions: MissingPartitions | None = None,
 ) -> Ticked:
     """Settles up to `limit` due schedules, oldest first, in one transaction. `now` stands in for the database's clock.
-    `only_recent`: of those that are less than 60 s late.
+    `only_recent`: of those that are less than 60 s late. `partitions` makes a month of the record that is missing.
 
     A schedule that cannot be settled is set aside with its reason, and keeps nobody else waiting.
     """
@@ -79,6 +81,8 @@ async def tick(
         async with connection.transaction():
             return await _tick(connection, seating, _Take(now, limit, only_recent))
     except HOPELESS as error:
+        if partitions is not None and await partitions.mend(connection, error):
+            return await tick(connection, seating, now=now, limit=limit, only_recent=only_recent)
         _log.warning("a batch of due schedules could not be settled; looking for the one", error=str(error))
     async with connection.transaction():
         return await _tick_apart(connection, _Take(now, limit, only_recent))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from scheduler_service.domain.repairs import Repair
 from scheduler_service.engine.backlog import Backlog
 from scheduler_service.engine.complete import Completer
 from scheduler_service.engine.dispatch import Dispatcher
@@ -38,7 +40,7 @@ class Engine:
         self.backlog = Backlog()
         self.completer = Completer(wakeups, replica=replica)
         self.dispatcher = Dispatcher(sessions, wakeups)
-        self._second_ticker = SecondTicker(database.hot_connection, self.dispatcher, wakeups)
+        self._second_ticker = SecondTicker(database.hot_connection, self.dispatcher, wakeups, replica)
         self.ticks = self._second_ticker.totals
         self._ticker = Ticker(database.hot_connection, self.dispatcher, wakeups, self._second_ticker)
         sessions.on_credit = self._ticker.wakeup.set
@@ -58,6 +60,11 @@ class Engine:
     @property
     def loops(self) -> tuple[Loop, ...]:
         return (self._ticker, self._second_ticker, self._completing, *self._others)
+
+    @property
+    def repairs(self) -> Counter[Repair]:
+        """What its loops mended, by kind."""
+        return self._second_ticker.repairs.counts + self.completer.repairs + self.housekeeper.repairs
 
     async def start(self) -> None:
         """Starts every loop. A database that is away keeps none of them from starting."""

@@ -16,6 +16,8 @@ from time import monotonic
 
 from scheduler_service.domain.timing.catch_up import ON_TIME
 from scheduler_service.engine.dispatch import Dispatcher
+from scheduler_service.engine.missing_partitions import MissingPartitions
+from scheduler_service.engine.repairs import Repairs
 from scheduler_service.engine.tick import BATCH, Ticked, seconds_to_next, tick
 from scheduler_service.loops.loop import POLL, Connect, Loop
 from scheduler_service.store.connection import Connection
@@ -105,7 +107,12 @@ class Ticker(Loop):
 
     async def _tick_once(self, connection: Connection, *, limit: int = BATCH, only_recent: bool = False) -> Ticked:
         ticked = await _tick_and_hand_over(
-            connection, self._dispatcher, self._wakeups, limit=limit, only_recent=only_recent
+            connection,
+            self._dispatcher,
+            self._wakeups,
+            self._second.partitions,
+            limit=limit,
+            only_recent=only_recent,
         )
         self._second.totals.add(ticked)
         return ticked
@@ -121,17 +128,19 @@ class Ticker(Loop):
 class SecondTicker(Loop):
     """Ticks while batches are full, once it is asked to help. SKIP LOCKED keeps the two out of each other's way.
 
-    `totals`: what both did.
+    `totals`: what both did; `repairs`: what they mended. `replica` signs what they tell the audit trail.
     """
 
     essential = False
 
-    def __init__(self, connect: Connect, dispatcher: Dispatcher, wakeups: Wakeups) -> None:
+    def __init__(self, connect: Connect, dispatcher: Dispatcher, wakeups: Wakeups, replica: str = "") -> None:
         super().__init__("second ticker", Wakeup(), connect)
         self._dispatcher = dispatcher
         self._wakeups = wakeups
         self._needed = False
         self.totals = TickTotals()
+        self.repairs = Repairs(replica)
+        self.partitions = MissingPartitions(self.repairs, monotonic)
 
     def help(self) -> None:
         """More is due than one batch."""
@@ -141,7 +150,7 @@ class SecondTicker(Loop):
     async def step(self, connection: Connection) -> bool:
         if not self._needed:
             return False
-        ticked = await _tick_and_hand_over(connection, self._dispatcher, self._wakeups)
+        ticked = await _tick_and_hand_over(connection, self._dispatcher, self._wakeups, self.partitions)
         self.totals.add(ticked)
         self._needed = ticked.full
         return ticked.full
@@ -151,6 +160,7 @@ async def _tick_and_hand_over(
     connection: Connection,
     dispatcher: Dispatcher,
     wakeups: Wakeups,
+    partitions: MissingPartitions,
     *,
     limit: int = BATCH,
     only_recent: bool = False,
@@ -159,7 +169,7 @@ async def _tick_and_hand_over(
     seats = dispatcher.seats()
     claims = {}
     try:
-        ticked = await tick(connection, seats, limit=limit, only_recent=only_recent)
+        ticked = await tick(connection, seats, limit=limit, only_recent=only_recent, partitions=partitions)
         claims = ticked.made.claimed
     finally:
         dispatcher.hand_over(seats, claims)

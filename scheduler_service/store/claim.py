@@ -10,8 +10,6 @@ from functools import lru_cache
 from typing import Any, LiteralString
 from uuid import UUID
 
-import structlog
-
 from scheduler_service.domain.attempt import AttemptRef, ClaimedRun
 from scheduler_service.domain.fields import MAX_JSON_BYTES
 from scheduler_service.domain.run import TriggerSource
@@ -20,8 +18,6 @@ from scheduler_service.store.connection import Connection
 
 PRIORITIES = (0, 1)
 """0: due now. 1: catch-up, backfill and repair, which what is due now does not wait for."""
-
-_log = structlog.get_logger()
 
 MOST_BYTES = 4 * 1024 * 1024
 """Of payloads in one claim, about: what compresses well counts less than it is, but never less than a third."""
@@ -180,17 +176,7 @@ def _claim_of(rows: Sequence[tuple[Any, ...]], limit: int) -> Claim:
     if rows[0][0] is None:
         return Claim(0, (), emptied=True)
     picked: int = rows[0][14]
-    return Claim(rows[0][0], [run for row in rows if (run := _readable(row))], emptied=len(rows) == picked < limit)
-
-
-def _readable(row: tuple[Any, ...]) -> ClaimedRun | None:
-    """None for what only a newer release can read. Its claim goes without it; it is free again once its session has
-    said that it did not come."""
-    try:
-        return _claimed_run(row)
-    except (KeyError, ValueError):
-        _log.exception("a claimed run cannot be read and is not handed over", run_id=str(row[1]))
-        return None
+    return Claim(rows[0][0], [_claimed_run(row) for row in rows], emptied=len(rows) == picked < limit)
 
 
 # What was to be stopped meanwhile ends another way: free, it could be claimed.

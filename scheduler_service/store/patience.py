@@ -14,10 +14,10 @@ BRIEFLY = 0.05
 # somebody has locked is waited for before that.)
 PATIENTLY: LiteralString = "(select set_config('lock_timeout', %(patience)s, true)) is not null"
 
-# What the same statement takes instead, once it has been waiting in vain.
-UNLOCKED: LiteralString = (
-    "r.run_id in (select run_id from carillon.live_runs where run_id = any(%(run_ids)s::uuid[]) for update skip locked)"
-)
+# What a statement that updates live runs `r` takes instead, once it has waited in vain. The lock is the update's own.
+UNLOCKED: LiteralString = """r.run_id in (
+  select run_id from carillon.live_runs where run_id = any(%(run_ids)s::uuid[]) for no key update skip locked
+)"""
 
 
 def in_ms(seconds: float) -> str:

@@ -11,12 +11,10 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from structlog.testing import capture_logs
 
 from scheduler_service.engine import dispatch as dispatch_module
 from scheduler_service.engine.dispatch import Dispatcher
 from scheduler_service.engine.sessions import Sessions
-from scheduler_service.store import claim as claim_module
 from scheduler_service.store.claim import MOST_BYTES, claim, seconds_to_next
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import MadeJob, make_live_run, make_session
@@ -95,18 +93,6 @@ async def test_what_another_claimer_has_locked_is_passed_over(
         claimed = await claim(hot, make_session(admin), ["http"], 9, START + SECOND)
     assert claimed is not None
     assert [run.run_id for run in claimed.runs] == [free]
-
-
-async def test_a_run_that_this_release_cannot_read_keeps_no_other_from_its_session(
-    admin: Admin, hot: Connection, job: MadeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, newer, last = pending(admin, job, 1), pending(admin, job, 2, trigger="REPAIR"), pending(admin, job, 3)
-    monkeypatch.delitem(claim_module._TRIGGERS, "REPAIR")
-    with capture_logs() as logs:
-        claimed = await claim(hot, make_session(admin), ["http"], 9, START + 5 * SECOND)
-    assert claimed is not None
-    assert ([run.run_id for run in claimed.runs], claimed.emptied) == ([first, last], True)
-    assert [(line["log_level"], line["run_id"]) for line in logs] == [("error", str(newer))]
 
 
 async def test_a_session_without_a_lease_gets_nothing(admin: Admin, hot: Connection, job: MadeJob) -> None:

@@ -15,6 +15,7 @@ from scheduler_service.engine.sessions import ConnectedSession
 from scheduler_service.store.claim import claim
 from scheduler_service.store.connection import Connection
 from scheduler_service.store.patience import PATIENCE
+from scheduler_service.store.progress import Progress, record_progress
 from scheduler_service.usecases.wakeups import Wakeups
 from tests.builders import connect, make_job, make_live_run, make_session
 from tests.conftest import DatabaseUrls
@@ -56,6 +57,19 @@ class Beside:
         self.refs = [AttemptRef(run.run_id, 1, claimed.claim_id) for run in claimed.runs]
         self.session = ConnectedSession(session_id, "worker-1", frozenset({"http"}), 1, self.received)
         self.somebody.execute("select from carillon.live_runs where run_id = %s for update", [self.refs[1].run_id])
+
+    def listen(self) -> list[str]:
+        """From now on: how each statement deals with what is locked."""
+        heard: list[str] = []
+        execute = self.hot.execute
+
+        async def listening(query: Any, params: Any = None, **options: Any) -> Any:
+            if "update carillon.live_runs" in query:
+                heard.append("passes over" if "skip locked" in query else "waits")
+            return await execute(query, params, **options)
+
+        self.hot.execute = listening  # type: ignore[method-assign]  # it goes on to the real one
+        return heard
 
     def let_go(self) -> None:
         self.somebody.rollback()
@@ -109,6 +123,55 @@ async def test_the_start_of_a_locked_run_is_noted_once_it_is_free_and_no_other_w
     assert beside.told("started_at") == {first, locked, last}
     assert beside.reports.seconds_to_next is None
     assert not beside.received.cancelled
+
+
+async def test_while_something_is_locked_nobody_waits_for_it_again(beside: Beside) -> None:
+    heard = beside.listen()
+    beside.reports.started(beside.session, [(beside.refs[1], 0.0)])
+    await beside.settle()
+    assert heard == ["waits", "passes over"]
+    beside.reports.started(beside.session, [(beside.refs[0], 0.0)])
+    beside.reports.progressed(beside.session, [(beside.refs[2], (1, 10, ""))])
+    await beside.settle()
+    assert heard == ["waits"] + ["passes over"] * 3
+    beside.seconds += 60
+    beside.reports.progressed(beside.session, [(beside.refs[1], (1, 10, ""))])
+    await beside.settle()
+    assert heard[4:] == ["passes over", "waits", "passes over"], "its start, and progress, for which it is tried anew"
+
+
+async def test_a_start_that_was_held_up_has_its_turn_however_many_others_are_after_it(beside: Beside) -> None:
+    first, locked, _ = (ref.run_id for ref in beside.refs)
+    beside.reports.started(beside.session, [(beside.refs[1], 0.0)])
+    await beside.settle()
+    beside.let_go()
+    beside.somebody.execute("select from carillon.live_runs where run_id = %s for update", [first])
+    for _ in range(3):
+        beside.seconds += 0.4 * PATIENCE
+        beside.reports.started(beside.session, [(beside.refs[0], 0.0)])
+        await beside.settle()
+    assert beside.told("started_at") == {locked}
+
+
+async def test_starts_that_are_held_up_take_no_room_of_their_worker(beside: Beside) -> None:
+    """Its heartbeats come by the same stream."""
+    beside.somebody.execute("select from carillon.live_runs for update")
+    for _ in range(2):  # a new stream tells them all again
+        beside.reports.started(beside.session, [(ref, 0.0) for ref in beside.refs])
+        await beside.settle()
+    assert beside.reports.room.used_by(beside.session) == 0
+    beside.let_go()
+    beside.seconds += PATIENCE
+    await beside.settle()
+    assert len(beside.told("started_at")) == len(beside.refs)
+    assert (beside.reports.room.used_by(beside.session), beside.reports.seconds_to_next) == (0, None)
+
+
+async def test_who_sends_items_of_a_run_holds_up_nothing_of_it(beside: Beside) -> None:
+    beside.let_go()
+    beside.somebody.execute("select from carillon.live_runs for key share")
+    progress = [Progress(ref.run_id, 1, ref.claim_id, beside.session.session_id, 1, 2, "") for ref in beside.refs]
+    assert len(await record_progress(beside.hot, progress, pass_over_locked=True)) == len(beside.refs)
 
 
 async def test_a_start_that_waited_for_a_lock_is_cancelled_if_the_run_was_taken_back_meanwhile(beside: Beside) -> None:

@@ -10,10 +10,12 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from scheduler_service.domain.repairs import Repair
+from scheduler_service.engine.missing_partitions import MissingPartitions
 from scheduler_service.engine.rearming import Rearming
+from scheduler_service.engine.repairs import Repairs
 from scheduler_service.engine.tick import NobodySeated, Ticked, seconds_to_next, tick
 from scheduler_service.engine.unarmed import Unarmed
-from scheduler_service.store.partitions import create_partitions
 from tests.builders import MadeJob, make_live_run
 from tests.store.engine_case import SECOND, START, Connection, every, job_of, rows
 from tests.store.test_rearming import NEW_YORK, NEWER, nine_in_new_york
@@ -155,8 +157,10 @@ async def test_for_want_of_a_month_of_the_record_nothing_is_set_aside(
     with pytest.raises(psycopg.errors.CheckViolation):
         await step(hot)
     assert [reason(admin, each) for each in (busy, free)] == [None, None]
-    await create_partitions(hot)
-    assert (await step(hot)).made.skipped == 1
+    # As the loops tick: they make the month.
+    repairs = Repairs("replica-1")
+    ticked = await step(hot, partitions=MissingPartitions(repairs, lambda: 0.0))
+    assert (ticked.made.skipped, repairs.counts) == (1, {Repair.PARTITION_MISSING: 1})
 
 
 async def test_one_that_cannot_even_be_set_aside_stops_nobody(admin: Admin, hot: Connection, job: MadeJob) -> None:
