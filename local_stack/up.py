@@ -84,7 +84,8 @@ def _print_what_to_try(console: Console, stack: Stack) -> None:
         f"{call} {header} -d '{digest}' {service}JobService/TriggerJob",
         f"""{call} {header} -d '{{"page_size": 5}}' {service}RunService/ListRuns""",
         "",
-        "What you end by its pid, such as the scheduler (kill -9), is started again. Ctrl-C stops everything.",
+        "What you end by its pid, such as the scheduler (kill -9), is started again; PostgreSQL is not."
+        " Ctrl-C stops everything.",
     )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

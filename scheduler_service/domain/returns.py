@@ -125,7 +125,7 @@ def _lost(run: HeldRun, said: str) -> RunError:
     if times > 1:
         said += f"; the run was lost {times} times in all"
     if run.alone:
-        said += "; it was kept apart from other runs, so it may itself be the cause"
+        said += "; it may itself be the cause, and is kept apart from other runs as far as can be"
     return RunError(WORKER_LOST, said)
 
 

@@ -172,7 +172,7 @@ class AloneRuns:
             self._keep(session, holds=True)
             session.credit -= 1
             session.outbound.assign(claim.claim_id, claim.runs, asked_at)
-            _log.info("a run has a session for itself", run=str(claim.runs[0].run_id), beside_others=beside)
+            _log.info("a run that is to be alone was handed out", run=str(claim.runs[0].run_id), beside_others=beside)
         return len(claim.runs)
 
     async def _places(

@@ -136,7 +136,7 @@ async def _cancel(tx: Transaction, name: BackfillName, reason: str) -> int:
     error = RunError("CANCELLED", f"cancelled by {tx.principal}{f': {reason}' if reason else ''}")
     live = await runs.lock_live(tx, name.backfill_id)
     ended = await end_pending_runs(await tx.driver_connection(), live, error, tx.now)
-    await runs.request_cancels(tx, name.backfill_id, reason)
+    await runs.request_cancels(tx, name.backfill_id, error.message)
     await store.mark_cancelled(tx, name.backfill_id)
     return ended
 

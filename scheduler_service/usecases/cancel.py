@@ -43,7 +43,7 @@ async def cancel_run(database: Database, wakeups: Wakeups, principal: Principal,
 async def _cancel(tx: Transaction, run_id: UUID, reason: str) -> Run:
     error = RunError("CANCELLED", f"cancelled by {tx.principal}{f': {reason}' if reason else ''}")
     for _ in range(_TRIES):
-        changed = await store.end_pending(tx, run_id, error) or await store.request_cancel(tx, run_id, reason)
+        changed = await store.end_pending(tx, run_id, error) or await store.request_cancel(tx, run_id, error.message)
         run = await get_run(tx, run_id)
         if run is None:
             raise NotFound("there is no such run, or it is not yours to see")

@@ -157,7 +157,7 @@ async def test_what_kills_its_worker_fails_alone(
         for run in poison:  # lost once more, at no charge, if the worker died before it could say that it had begun
             assert re.fullmatch(
                 f"worker {run.worker} was lost while it held attempt 3 of 3; the run was lost [34] times in all;"
-                " it was kept apart from other runs, so it may itself be the cause",
+                " it may itself be the cause, and is kept apart from other runs as far as can be",
                 run.error.message,
             )
         assert Counter(run.state for run in others) == {COMPLETED: 40 - poisons}

@@ -79,7 +79,7 @@ async def test_cancelling_ends_what_waits_and_asks_what_runs(scheduler: Schedule
     live = scheduler.admin.execute(
         "select run_id, cancel_requested_at, cancel_reason, cancelled_by from carillon.live_runs"
     ).fetchall()
-    assert live == [(held, START + MINUTE, "wrong month", "admin:alice")]
+    assert live == [(held, START + MINUTE, "cancelled by admin:alice: wrong month", "admin:alice")]
     errors = scheduler.admin.execute("select distinct error from carillon.runs where state = 'CANCELLED'").fetchall()
     assert errors == [({"code": "CANCELLED", "message": "cancelled by admin:alice: wrong month", "detail": ""},)]
 

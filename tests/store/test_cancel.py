@@ -49,7 +49,7 @@ async def test_a_running_one_is_asked_once(database: Database, admin: psycopg.Co
     assert cancels.take()
     assert await cancel_run(database, wakeups, ADMIN, run_id, "again") == first
     asked = admin.execute("select cancel_reason, cancelled_by from carillon.live_runs").fetchone()
-    assert asked == ("stop", "admin:alice")
+    assert asked == ("cancelled by admin:alice: stop", "admin:alice"), "its record says who, however it ends"
 
 
 async def test_an_ended_run_never_changes(database: Database, admin: psycopg.Connection[Any], job: MadeJob) -> None:

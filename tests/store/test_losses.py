@@ -52,7 +52,7 @@ async def test_each_loss_says_which_it_was_and_whom_it_speaks_against(house: Hou
         await house.step(at=float(at))
         said += rows(house.admin, "select last_error ->> 'message' from carillon.live_runs")
         said += rows(house.admin, "select error ->> 'message' from carillon.runs where run_id = %s", run_id)
-    apart = "; it was kept apart from other runs, so it may itself be the cause"
+    apart = "; it may itself be the cause, and is kept apart from other runs as far as can be"
     assert [message for (message,) in said] == [
         "worker w-1 was lost while it held attempt 1 of 3",
         "worker w-2 was lost while it held attempt 2 of 3; the run was lost 2 times in all",

@@ -169,7 +169,7 @@ def test_a_further_loss_says_how_many_there_were_and_that_the_run_may_be_the_cau
     again = held(POLICY, worker="w-7", attempt=3, alone=True, losses=2)
     assert said(after_loss(again, NOW)) == (
         "worker w-7 was lost while it held attempt 3 of 3; the run was lost 3 times in all;"
-        " it was kept apart from other runs, so it may itself be the cause"
+        " it may itself be the cause, and is kept apart from other runs as far as can be"
     )
 
 
