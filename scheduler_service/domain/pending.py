@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 
 class PendingReason(StrEnum):
@@ -19,8 +19,19 @@ class PendingReason(StrEnum):
     """No session serves its route."""
     ALONE = "ALONE"
     """It waits for a session that holds nothing else: see domain/returns.py."""
+    BEHIND_ALONE = "BEHIND_ALONE"
+    """Every session that serves its route holds a run that is alone, and takes nothing else until that has ended."""
     READY = "READY"
     """A worker that serves it takes it as soon as it has room."""
+
+
+class Served(Enum):
+    """Whether some worker's session serves a route."""
+
+    NO = "no"
+    KEPT = "kept"
+    """Yes, but each that does holds a run that is alone: it gets nothing else until that has ended."""
+    YES = "yes"
 
 
 def before_due(*, blocked: bool, attempt: int, run_after: datetime, now: datetime) -> PendingReason | None:
@@ -32,11 +43,13 @@ def before_due(*, blocked: bool, attempt: int, run_after: datetime, now: datetim
     return None
 
 
-def once_due(*, alone: bool, served: bool | None) -> PendingReason | None:
+def once_due(*, alone: bool, served: Served | None) -> PendingReason | None:
     """Why nobody has a run that is due. `served`: whether a session serves its route; None, and then the answer is
     None as well, if that is not known."""
     if served is None:
         return None
-    if not served:
+    if served is Served.NO:
         return PendingReason.NO_WORKER
-    return PendingReason.ALONE if alone else PendingReason.READY
+    if alone:
+        return PendingReason.ALONE
+    return PendingReason.BEHIND_ALONE if served is Served.KEPT else PendingReason.READY

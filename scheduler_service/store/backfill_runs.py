@@ -193,7 +193,7 @@ async def lock_live(tx: Transaction, backfill_id: UUID) -> list[UUID]:
 
 
 async def request_cancels(tx: Transaction, backfill_id: UUID, reason: str) -> int:
-    """Marks those of its runs that a worker holds as to be stopped, once. `reason`: what their records will say. Answers
-    how many."""
+    """Marks those of its runs that a worker holds as to be stopped, once. `reason`: what their records will say.
+    Answers how many."""
     values = range_of(backfill_id) | {"now": tx.now, "reason": reason, "principal": str(tx.principal)}
     return (await tx.connection.execute(_REQUEST_CANCELS, values)).rowcount

@@ -50,7 +50,8 @@ async def end_pending(tx: Transaction, run_id: UUID, error: RunError) -> bool:
 
 
 async def request_cancel(tx: Transaction, run_id: UUID, reason: str) -> bool:
-    """Marks a run that a worker holds as to be stopped, once. `reason`: what its record will say. False if there is no such run, or it is marked."""
+    """Marks a run that a worker holds as to be stopped, once. `reason`: what its record will say. False if there is no
+    such run, or it is marked."""
     marked = await tx.connection.execute(
         text(
             "update carillon.live_runs set cancel_requested_at = :now, cancel_reason = :reason, cancelled_by = :by"

@@ -26,6 +26,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from scheduler_service.domain.access import Principal
+from scheduler_service.domain.pending import Served
 from scheduler_service.store.connection import KEEPALIVE, Connection, PatientConnection, answering_within
 from scheduler_service.store.errors import is_read_only
 from scheduler_service.store.logins import API_ROLE, ENGINE_ROLE, what_login_lacks
@@ -61,7 +62,7 @@ class Transaction:
         self.served_routes = served_routes
         self._began = monotonic()
 
-    async def serves(self, route: str) -> bool | None:
+    async def serves(self, route: str) -> Served | None:
         """Whether a worker that is connected serves the route, as it was during this transaction or, if one does, up
         to a second before. None if that cannot be found out."""
         return await self.served_routes.serves(route, now=self.now, since=self._began)

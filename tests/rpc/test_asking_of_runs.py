@@ -42,6 +42,9 @@ async def test_a_pending_run_says_why_it_does_not_run(api: Api, admin: Admin, jo
     assert made.pending_reason == run_pb2.PENDING_REASON_READY
     schedule = builders.make_schedule(admin, job, tenant="tenant-a")
     turn: dict[str, Any] = {"schedule_id": schedule, "revision": 1, "exclusive": True, "blocked": True}
+    kept, route = builders.make_session(admin), "handler/email-service/digest"
+    admin.execute("update carillon.sessions set routes = %s where session_id = %s", [[route], kept])
+    builders.claim(admin, builders.make_live_run(admin, job, route=route, alone=True), kept)
     expected = {
         builders.make_live_run(admin, job, tenant="tenant-a", **fields): reason
         for reason, fields in (
@@ -50,6 +53,7 @@ async def test_a_pending_run_says_why_it_does_not_run(api: Api, admin: Admin, jo
             (run_pb2.PENDING_REASON_RETRY_DELAY, {"run_after": builders.now() + HOUR, "attempt": 2}),
             (run_pb2.PENDING_REASON_NO_WORKER, {"route": "grpc"}),
             (run_pb2.PENDING_REASON_ALONE, {"alone": True}),
+            (run_pb2.PENDING_REASON_BEHIND_ALONE, {"route": route}),
             (run_pb2.PENDING_REASON_READY, {}),
         )
     }

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scheduler_service.domain.access import Principal
-from scheduler_service.domain.pending import PendingReason
+from scheduler_service.domain.pending import PendingReason, Served
 from scheduler_service.domain.run import RunState
 from scheduler_service.domain.run_filter import RunFilter
 from scheduler_service.store.database import Database
@@ -78,6 +78,21 @@ async def test_a_worker_that_comes_counts_from_the_next_call_on(database: Databa
     assert await reason(database, run_id) is PendingReason.READY
 
 
+async def test_what_waits_behind_a_run_that_is_alone_says_so(database: Database, admin: Admin, job: MadeJob) -> None:
+    session = builders.make_session(admin)
+    builders.claim(admin, builders.make_live_run(admin, job, alone=True), session)
+    turn: dict[str, Any] = {"schedule_id": builders.make_schedule(admin, job), "revision": 1, "exclusive": True}
+    expected = {
+        builders.make_live_run(admin, job, tenant="tenant-a"): PendingReason.BEHIND_ALONE,
+        builders.make_live_run(admin, job, tenant="tenant-a", alone=True): PendingReason.ALONE,
+        builders.make_live_run(admin, job, tenant="tenant-a", blocked=True, **turn): PendingReason.BLOCKED,
+        builders.make_live_run(admin, job, tenant="tenant-a", route="grpc"): PendingReason.NO_WORKER,
+    }
+    assert await reasons(database, builders.user("tenant-a")) == expected
+    for run_id, why in expected.items():
+        assert await reason(database, run_id) is why
+
+
 async def test_whoever_sees_a_run_is_told_the_same_and_sees_no_more_of_workers(
     database: Database, admin: Admin, job: MadeJob
 ) -> None:
@@ -127,7 +142,7 @@ class Looking:
         async with self._database.as_engine() as connection:
             yield connection
 
-    async def ask(self, route: str = "http") -> bool | None:
+    async def ask(self, route: str = "http") -> Served | None:
         return await self.routes.serves(route, now=builders.now(), since=self.now)
 
 
@@ -138,21 +153,55 @@ def looking(database: Database) -> Looking:
 
 async def test_what_is_served_is_looked_up_once_a_second_for_all(looking: Looking, admin: Admin) -> None:
     builders.make_session(admin)
-    assert [await looking.ask() for _ in range(3)] == [True] * 3
+    assert [await looking.ask() for _ in range(3)] == [Served.YES] * 3
     looking.now += 0.9
-    assert (await looking.ask(), looking.looks) == (True, 1)
+    assert (await looking.ask(), looking.looks) == (Served.YES, 1)
     looking.now += 0.2
-    assert (await looking.ask(), looking.looks) == (True, 2)
+    assert (await looking.ask(), looking.looks) == (Served.YES, 2)
     admin.execute("delete from carillon.sessions")
     looking.now += 1.1
-    assert (await looking.ask(), looking.looks) == (False, 3)
+    assert (await looking.ask(), looking.looks) == (Served.NO, 3)
+
+
+async def test_a_route_is_kept_while_each_session_that_serves_it_holds_a_run_that_is_alone(
+    looking: Looking, admin: Admin, job: MadeJob
+) -> None:
+    async def seen_next() -> Served | None:
+        looking.now += 1.1
+        return await looking.ask()
+
+    first = builders.make_session(admin)
+    builders.claim(admin, builders.make_live_run(admin, job), first)
+    builders.make_live_run(admin, job, alone=True)
+    assert await looking.ask() is Served.YES, "a run that is to be alone only waits"
+    held = builders.make_live_run(admin, job, alone=True)
+    builders.claim(admin, held, first)
+    assert await seen_next() is Served.KEPT
+    elsewhere = builders.make_session(admin)
+    admin.execute("update carillon.sessions set routes = '{grpc}' where session_id = %s", [elsewhere])
+    assert await seen_next() is Served.KEPT
+    second = builders.make_session(admin)
+    assert await seen_next() is Served.YES
+    admin.execute("update carillon.sessions set expires_at = now() where session_id = %s", [second])
+    assert await seen_next() is Served.KEPT
+    builders.finish(admin, held)
+    assert await seen_next() is Served.YES
+
+
+async def test_that_a_route_is_kept_is_looked_up_once_a_second_too(
+    looking: Looking, admin: Admin, job: MadeJob
+) -> None:
+    builders.claim(admin, builders.make_live_run(admin, job, alone=True), builders.make_session(admin))
+    assert [await looking.ask() for _ in range(3)] == [Served.KEPT] * 3
+    looking.now += 0.9
+    assert (await looking.ask(), looking.looks) == (Served.KEPT, 1)
 
 
 async def test_that_nobody_serves_it_is_looked_up_once_a_call(looking: Looking) -> None:
-    assert [await looking.ask(route) for route in ("http", "grpc", "http")] == [False] * 3
+    assert [await looking.ask(route) for route in ("http", "grpc", "http")] == [Served.NO] * 3
     assert looking.looks == 1, "all of them in one call"
     looking.now += 0.001
-    assert (await looking.ask(), looking.looks) == (False, 2)
+    assert (await looking.ask(), looking.looks) == (Served.NO, 2)
 
 
 async def test_those_who_ask_while_somebody_looks_share_the_look_after_it(looking: Looking, admin: Admin) -> None:
@@ -163,5 +212,5 @@ async def test_those_who_ask_while_somebody_looks_share_the_look_after_it(lookin
     looking.now += 0.001
     others = [asyncio.create_task(looking.ask()) for _ in range(20)]
     looking.held.set()
-    assert await asyncio.gather(first, *others) == [True] * 21
+    assert await asyncio.gather(first, *others) == [Served.YES] * 21
     assert looking.looks <= 2

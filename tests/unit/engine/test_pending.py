@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from scheduler_service.domain.pending import PendingReason, before_due, once_due
+from scheduler_service.domain.pending import PendingReason, Served, before_due, once_due
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -32,13 +32,15 @@ def test_what_nobody_may_be_handed_yet(
 @pytest.mark.parametrize(
     ("alone", "served", "reason"),
     [
-        (False, True, PendingReason.READY),
-        (True, True, PendingReason.ALONE),
-        (False, False, PendingReason.NO_WORKER),
-        (True, False, PendingReason.NO_WORKER),
+        (False, Served.YES, PendingReason.READY),
+        (True, Served.YES, PendingReason.ALONE),
+        (False, Served.KEPT, PendingReason.BEHIND_ALONE),
+        (True, Served.KEPT, PendingReason.ALONE),
+        (False, Served.NO, PendingReason.NO_WORKER),
+        (True, Served.NO, PendingReason.NO_WORKER),
         (False, None, None),
         (True, None, None),
     ],
 )
-def test_what_is_due_waits_for_a_worker(alone: bool, served: bool | None, reason: PendingReason | None) -> None:
+def test_what_is_due_waits_for_a_worker(alone: bool, served: Served | None, reason: PendingReason | None) -> None:
     assert once_due(alone=alone, served=served) is reason

@@ -86,6 +86,11 @@ class _PendingReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pending
     """It is due, and was lost with its worker before: it waits for a worker that has nothing else in its hands, so that it
     takes no other run along.
     """
+    PENDING_REASON_BEHIND_ALONE: _PendingReason.ValueType  # 7
+    """It is due, and each worker that serves it holds a run that is to be alone (one that was lost with its worker
+    before): that worker takes nothing else, however much room it has, until that run's attempt has ended. Another
+    worker that serves it takes it at once.
+    """
     PENDING_REASON_READY: _PendingReason.ValueType  # 6
     """It is due: a worker takes it as soon as one that serves it has room."""
 
@@ -109,6 +114,11 @@ worker that was killed counts as connected until its lease ends (30 s by default
 PENDING_REASON_ALONE: PendingReason.ValueType  # 5
 """It is due, and was lost with its worker before: it waits for a worker that has nothing else in its hands, so that it
 takes no other run along.
+"""
+PENDING_REASON_BEHIND_ALONE: PendingReason.ValueType  # 7
+"""It is due, and each worker that serves it holds a run that is to be alone (one that was lost with its worker
+before): that worker takes nothing else, however much room it has, until that run's attempt has ended. Another
+worker that serves it takes it at once.
 """
 PENDING_REASON_READY: PendingReason.ValueType  # 6
 """It is due: a worker takes it as soon as one that serves it has room."""
