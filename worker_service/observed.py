@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 from carillon.execution import Assignment, Completed, Executor, Failed, Run
+from carillon.outcome import ATTEMPT_TIMEOUT, took_too_long
 
 _log = structlog.stdlib.get_logger("worker_service")
 
@@ -36,7 +37,7 @@ class ObservedExecutor:
             try:
                 completed = await self._executor.execute(assignment, run)
             except asyncio.CancelledError:
-                self._ended("stopped", began)
+                self._ended("stopped", began, **_why_stopped(run))
                 raise
             except Failed as failed:
                 self._ended("failed", began, code=failed.code, error=failed.message)
@@ -50,5 +51,12 @@ class ObservedExecutor:
 
     def _ended(self, outcome: str, began: float, **why: str) -> None:
         self._count(outcome)
-        log = _log.warning if outcome == "failed" else _log.info
+        log = _log.warning if outcome == "failed" or "error" in why else _log.info
         log(f"attempt {outcome}", seconds=round(time.monotonic() - began, 6), **why)
+
+
+def _why_stopped(run: Run) -> dict[str, str]:
+    """That somebody cancelled it is no error; without a code, the worker gave it up."""
+    if run.stop_code == ATTEMPT_TIMEOUT:
+        return {"code": ATTEMPT_TIMEOUT, "error": took_too_long(run.attempt_timeout).message}
+    return {"code": run.stop_code} if run.stop_code else {}

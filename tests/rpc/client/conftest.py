@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import carillon
 import grpc
 import grpc.aio
 import pytest
@@ -115,6 +116,9 @@ class ScriptedScheduler(
         self.streams: asyncio.Queue[ScriptedStream] = asyncio.Queue()
         self.registrations: asyncio.Queue[registry_service_pb2.RegisterJobsRequest] = asyncio.Queue()
         self.refusals: list[status_pb2.Status] = []
+        self.may_answer = asyncio.Event()
+        """Cleared, it leaves registrations without an answer."""
+        self.may_answer.set()
         self._server: grpc.aio.Server | None = None
 
     async def start(self, port: int = 0) -> int:
@@ -158,6 +162,7 @@ class ScriptedScheduler(
 
     async def RegisterJobs(self, request: Any, context: Any) -> Any:
         self.registrations.put_nowait(request)
+        await self.may_answer.wait()
         if self.refusals:
             await context.abort_with_status(rpc_status.to_status(self.refusals.pop(0)))
         return registry_service_pb2.RegisterJobsResponse(generation=request.generation)
@@ -276,3 +281,8 @@ def _duration(seconds: float) -> duration_pb2.Duration:
     duration = duration_pb2.Duration()
     duration.FromNanoseconds(int(seconds * 1e9))
     return duration
+
+
+@pytest.fixture
+def jobs(scheduler: ScriptedScheduler) -> carillon.Jobs:
+    return carillon.Jobs("kpi-service", target=scheduler.target, token="kpi.secret", generation=3)

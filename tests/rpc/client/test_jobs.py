@@ -1,4 +1,4 @@
-"""Registering jobs and carrying out their handlers, against a scripted scheduler."""
+"""Carrying out the handlers of `carillon.Jobs`, against a scripted scheduler."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ import logging
 import os
 import signal
 import threading
-import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import carillon
-import grpc
 import pytest
-from carillon.tls import Tls
 from carillon.v1 import work_pb2
-from google.rpc import error_details_pb2
 
-from tests.ports import lasting_port
+from tests.rpc.client.jobs_case import a_run, the_result, welcomed
 
 if TYPE_CHECKING:
     from tests.rpc.client.conftest import ScriptedScheduler
@@ -33,153 +26,6 @@ if TYPE_CHECKING:
 class Sync:
     brand: str
     rows: int = 0
-
-
-@pytest.fixture
-def jobs(scheduler: ScriptedScheduler) -> carillon.Jobs:
-    return carillon.Jobs("kpi-service", target=scheduler.target, token="kpi.secret", generation=3)
-
-
-@contextmanager
-def logged() -> Iterator[asyncio.Queue[str]]:
-    """What the client logs meanwhile."""
-    lines: asyncio.Queue[str] = asyncio.Queue()
-
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.put_nowait(record.getMessage())
-
-    handler = Kept()
-    logging.getLogger("carillon").addHandler(handler)
-    try:
-        yield lines
-    finally:
-        logging.getLogger("carillon").removeHandler(handler)
-
-
-async def welcomed(scheduler: ScriptedScheduler) -> Any:
-    stream = await scheduler.next_stream()
-    stream.welcome()
-    return stream
-
-
-async def the_result(stream: Any) -> Any:
-    results = await stream.next("results")
-    stream.acknowledge(results)
-    [result] = results.results
-    return result
-
-
-async def test_registering_sends_the_whole_manifest(scheduler: ScriptedScheduler, jobs: carillon.Jobs) -> None:
-    jobs.endpoint("digest", "http://x/digest", cron="@daily")
-    response = await jobs.register(validate_only=True)
-    request = scheduler.registrations.get_nowait()
-    assert response.generation == 3
-    assert (request.service, request.generation, request.validate_only) == ("kpi-service", 3, True)
-    assert [job.job for job in request.jobs] == ["digest"]
-
-
-async def test_a_refused_manifest_names_every_wrong_field(
-    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any
-) -> None:
-    wrong = [("jobs[0].timing.cron", "is no cron expression"), ("jobs[0].timing.time_zone", "is no time zone")]
-    scheduler.refusals.append(refused(grpc.StatusCode.INVALID_ARGUMENT, "2 fields are wrong", "INVALID_FIELDS", wrong))
-    with pytest.raises(carillon.InvalidRequest) as raised:
-        await jobs.register()
-    error = raised.value
-    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_FIELDS")
-    assert error.violations == tuple(carillon.Violation(*violation) for violation in wrong)
-    assert str(error) == (
-        "INVALID_ARGUMENT (INVALID_FIELDS): 2 fields are wrong\n"
-        "  - jobs[0].timing.cron: is no cron expression\n"
-        "  - jobs[0].timing.time_zone: is no time zone"
-    )
-
-
-async def test_a_service_starts_before_its_scheduler(
-    scheduler: ScriptedScheduler, in_time: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    await scheduler.stop()
-    port = lasting_port()
-    jobs = carillon.Jobs("kpi-service", target=f"127.0.0.1:{port}", token="kpi.secret", generation=3)
-    with logged() as lines:
-        registration = jobs.register_in_background()
-        await in_time(lines.get())
-    assert scheduler.registrations.empty()
-    await scheduler.start(port)
-    response = await in_time(registration.wait())
-    assert response.generation == 3
-    assert caplog.text.count("the jobs of kpi-service are not registered: UNAVAILABLE") == 1
-    await registration.stop()
-
-
-async def test_a_file_that_is_away_for_a_moment_does_not_end_it(
-    scheduler: ScriptedScheduler, tmp_path: Path, in_time: Any
-) -> None:
-    jobs = carillon.Jobs("kpi-service", target=scheduler.target, token="t.secret", tls=Tls(ca=tmp_path / "ca.pem"))
-    with logged() as lines:
-        registration = jobs.register_in_background()
-        assert "are not registered yet" in await in_time(lines.get())
-        (tmp_path / "ca.pem").write_text("half of it")
-        assert "are not registered yet" in await in_time(lines.get()), "it is told again when the reason is another"
-        await registration.stop()
-
-
-async def test_a_rate_limit_is_waited_for_as_the_scheduler_asks(
-    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any, in_time: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    for wait in (0.2, 0.3):
-        status = refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"too often; again in {wait} s", "RATE_LIMITED")
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay={"nanos": int(wait * 1e9)}))
-        scheduler.refusals.append(status)
-    began = time.monotonic()
-    registration = jobs.register_in_background()
-    assert (await in_time(registration.wait())).generation == 3
-    assert time.monotonic() - began > 0.5
-    assert scheduler.registrations.qsize() == 3
-    assert [record.levelname for record in caplog.records if "are not registered" in record.getMessage()] == ["WARNING"]
-    await registration.stop()
-
-
-async def test_a_rate_limit_has_an_error_of_its_own(
-    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any
-) -> None:
-    scheduler.refusals.append(refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too often", "RATE_LIMITED"))
-    with pytest.raises(carillon.RateLimited, match="too often"):
-        await jobs.register()
-    scheduler.refusals.append(refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "the message is too large"))
-    with pytest.raises(carillon.CarillonError) as large:
-        await jobs.register()
-    assert not isinstance(large.value, carillon.RateLimited)
-
-
-async def test_a_refusal_that_no_retry_heals_ends_the_background_registration(
-    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any, in_time: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    scheduler.refusals.append(
-        refused(grpc.StatusCode.FAILED_PRECONDITION, "generation 4 is registered", "STALE_GENERATION")
-    )
-    registration = jobs.register_in_background()
-    with pytest.raises(carillon.Refused) as raised:
-        await in_time(registration.wait())
-    assert raised.value.reason == "STALE_GENERATION"
-    assert scheduler.registrations.qsize() == 1
-    [record] = [each for each in caplog.records if (each.name, each.levelno) == ("carillon", logging.ERROR)]
-    assert "generation 4 is registered" in record.getMessage()
-    await registration.stop()
-
-
-async def test_serving_ends_with_a_refusal_that_no_retry_heals(
-    scheduler: ScriptedScheduler, jobs: carillon.Jobs, refused: Any, in_time: Any
-) -> None:
-    scheduler.refusals.append(refused(grpc.StatusCode.INVALID_ARGUMENT, "jobs[0].timing.cron: wrong", "INVALID_FIELDS"))
-    with pytest.raises(carillon.InvalidRequest, match=r"jobs\[0\].timing.cron"):
-        await in_time(jobs.serve())
-
-
-def test_a_target_is_no_url() -> None:
-    with pytest.raises(ValueError, match="write host:port, without http://"):
-        carillon.Jobs(service="kpi-service", target="http://127.0.0.1:7007")
 
 
 async def test_a_failure_is_told_in_the_services_own_log(
@@ -195,6 +41,62 @@ async def test_a_failure_is_told_in_the_services_own_log(
         assert (await the_result(stream)).error.code == "HANDLER_ERROR"
     assert "of sync failed in attempt 1" in caplog.text
     assert "ZeroDivisionError: no brands" in caplog.text
+
+
+async def test_an_attempt_that_is_out_of_time_is_told_as_a_failure(
+    scheduler: ScriptedScheduler, jobs: carillon.Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    @jobs.handler("sync")
+    async def sync() -> None:
+        await asyncio.Event().wait()
+
+    async with carillon.Worker(jobs):
+        stream = await welcomed(scheduler)
+        run = a_run({})
+        run.attempt_timeout.FromMilliseconds(20)
+        stream.assign(run)
+        assert (await the_result(stream)).error.code == "ATTEMPT_TIMEOUT"
+    said = "failed in attempt 1: ATTEMPT_TIMEOUT: the attempt took longer than 0.02 s"
+    assert ("carillon", logging.WARNING, f"run {uuid.UUID(int=1)} of sync {said}") in caplog.record_tuples
+
+
+async def test_a_plain_function_that_returns_too_late_is_told_as_a_failure(
+    scheduler: ScriptedScheduler, jobs: carillon.Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    @jobs.handler("sync")
+    def sync(run: carillon.Run) -> None:
+        while not run.cancelled:
+            pass
+
+    async with carillon.Worker(jobs):
+        stream = await welcomed(scheduler)
+        run = a_run({})
+        run.attempt_timeout.FromMilliseconds(20)
+        stream.assign(run)
+        assert (await the_result(stream)).error.code == "ATTEMPT_TIMEOUT"
+    assert "of sync failed in attempt 1: ATTEMPT_TIMEOUT" in caplog.text
+
+
+async def test_a_cancel_is_told_and_is_no_failure(
+    scheduler: ScriptedScheduler, jobs: carillon.Jobs, caplog: pytest.LogCaptureFixture, in_time: Any
+) -> None:
+    caplog.set_level(logging.INFO, "carillon")
+    started = asyncio.Event()
+
+    @jobs.handler("sync")
+    async def sync() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with carillon.Worker(jobs):
+        stream = await welcomed(scheduler)
+        stream.assign(a_run({}), claim=8)
+        await in_time(started.wait())
+        ref = work_pb2.AttemptRef(run_id=uuid.UUID(int=1).bytes, attempt=1, claim_id=8)
+        stream.say(cancel=work_pb2.CancelAttempts(attempts=[ref]))
+        assert (await the_result(stream)).outcome == work_pb2.ATTEMPT_OUTCOME_CANCELLED
+    said = f"run {uuid.UUID(int=1)} of sync stopped in attempt 1: CANCELLED"
+    assert ("carillon", logging.INFO, said) in caplog.record_tuples
 
 
 async def test_open_jobs_register_and_work(scheduler: ScriptedScheduler, jobs: carillon.Jobs, in_time: Any) -> None:
@@ -358,13 +260,3 @@ async def test_sigterm_drains_the_worker(scheduler: ScriptedScheduler, jobs: car
 def test_a_worker_without_handlers_is_refused() -> None:
     with pytest.raises(ValueError, match="declares no handler"):
         carillon.Worker(carillon.Jobs("kpi-service"))
-
-
-def a_run(payload: dict[str, Any], **fields: Any) -> work_pb2.Assignment:
-    given: dict[str, Any] = {"run_id": uuid.UUID(int=1).bytes, "attempt": 1, "max_attempts": 3, "tenant": "-"}
-    run = work_pb2.Assignment(
-        **{**given, **fields}, job="services/kpi-service/jobs/sync", payload_json=json.dumps(payload)
-    )
-    run.attempt_timeout.FromSeconds(60)
-    run.cancel_grace.FromSeconds(30)
-    return run

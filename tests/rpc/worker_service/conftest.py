@@ -45,8 +45,8 @@ class ScriptedScheduler(worker_service_pb2_grpc.WorkerServiceServicer):
         finally:
             reading.cancel()
 
-    async def assign(self, endpoint: str, **changes: Any) -> uuid.UUID:
-        """Sends one run, as soon as the worker granted credit for it; returns its id."""
+    async def assign(self, endpoint: str, *, timeout: float = 60.0, **changes: Any) -> uuid.UUID:
+        """Sends one run, as soon as the worker granted credit for it; returns its id. timeout: seconds."""
         await self._credit.acquire()
         self._claims += 1
         run = uuid.uuid4()
@@ -61,7 +61,7 @@ class ScriptedScheduler(worker_service_pb2_grpc.WorkerServiceServicer):
             trigger_source=run_pb2.TRIGGER_SOURCE_SCHEDULE,
             **changes,
         )
-        assignment.attempt_timeout.FromSeconds(60)
+        assignment.attempt_timeout.FromNanoseconds(int(timeout * 1e9))
         assignment.cancel_grace.FromSeconds(30)
         assignment.scheduled_time.FromSeconds(1_795_000_000)
         sent = work_pb2.Assignments(claim_id=self._claims, assignments=[assignment])

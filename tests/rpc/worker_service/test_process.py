@@ -175,6 +175,23 @@ async def test_a_cancelled_run_closes_its_request(scheduler: ScriptedScheduler, 
     scheduler.cancel(run)
     assert (await result_of(scheduler)).outcome == work_pb2.ATTEMPT_OUTCOME_CANCELLED
     await asyncio.wait_for(aborted.wait(), PATIENCE)
+    line = await worker.logged("attempt stopped")
+    assert (line["level"], line["code"], line["run"]) == ("info", "CANCELLED", str(run))
+
+
+async def test_an_attempt_that_is_out_of_time_is_told_as_a_failure(
+    scheduler: ScriptedScheduler, worker: Worker, serve: Serve
+) -> None:
+    async def endpoint(_request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    run = await scheduler.assign(await serve(endpoint), timeout=0.05)
+    assert (await result_of(scheduler)).error.code == "ATTEMPT_TIMEOUT"
+    line = await worker.logged("attempt stopped")
+    assert (line["level"], line["code"]) == ("warning", "ATTEMPT_TIMEOUT")
+    assert line["error"] == "the attempt took longer than 0.05 s"
+    assert (line["run"], line["job"]) == (str(run), "services/email-service/jobs/weekly-digest")
 
 
 async def test_sigterm_lets_a_running_attempt_finish_then_says_goodbye(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from carillon.execution import Assignment, Completed, Failed, Run
-from carillon.outcome import BAD_RESULT, HANDLER_ERROR
+from carillon.outcome import ATTEMPT_TIMEOUT, BAD_RESULT, CANCELLED, HANDLER_ERROR, took_too_long
 from carillon.payload import hints_of, payload_decoder
 
 _log = logging.getLogger("carillon")
@@ -99,12 +99,21 @@ class HandlerExecutor:
         except SystemExit as left:
             # In a thread or task of the worker it would end the worker, and every run beside this one.
             raise Failed(HANDLER_ERROR, f"the handler called sys.exit({left.code!r})") from left
+        except asyncio.CancelledError:
+            if run.stop_code == CANCELLED:
+                _log.info("run %s of %s stopped in attempt %d: %s", run.run_id, run.job, run.attempt, CANCELLED)
+            raise
         except Failed as failed:
             _log.warning("run %s of %s failed in attempt %d: %s", run.run_id, assignment.job, run.attempt, failed)
             raise
         except Exception:
             _log.exception("run %s of %s failed in attempt %d", run.run_id, assignment.job, run.attempt)
             raise
+        finally:
+            # However it ended: nothing that it says counts any more.
+            if run.stop_code == ATTEMPT_TIMEOUT:
+                late = took_too_long(run.attempt_timeout)
+                _log.warning("run %s of %s failed in attempt %d: %s", run.run_id, run.job, run.attempt, late)
         return _completed(value)
 
     def close(self) -> None:

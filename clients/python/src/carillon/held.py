@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import timezone
 
+from carillon.outcome import ATTEMPT_TIMEOUT, CANCELLED
 from carillon.run import Assignment, Run
 from carillon.v1 import run_pb2, work_pb2
 
@@ -20,10 +21,10 @@ TRIGGER_SOURCES = {value: name.removeprefix("TRIGGER_SOURCE_") for name, value i
 
 
 class Stop(enum.Enum):
-    """Why an attempt was asked to stop."""
+    """Why an attempt was asked to stop, with the code that its result has then."""
 
-    CANCEL = enum.auto()
-    TIMEOUT = enum.auto()
+    CANCEL = CANCELLED
+    TIMEOUT = ATTEMPT_TIMEOUT
 
 
 class HeldAttempt:

@@ -167,7 +167,8 @@ class Jobs:
         """Registers, works, and ends in order on SIGTERM or Ctrl-C (a second one ends it at once): all that a service
         needs that only has handlers. Only in the main thread.
 
-        Raises the `CarillonError` of a registration that only another deploy can heal, such as a wrong cron.
+        Raises the `CarillonError` of a registration that only another deploy can heal, such as a wrong cron. Where that
+        is the first answer, it has taken no run.
         """
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
@@ -179,8 +180,11 @@ class Jobs:
 
         for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, stop)
-        async with self:
+        await self._begin(works_if_refused=False)
+        try:
             await self._until(stopping)
+        finally:
+            await self._end()
 
     async def _until(self, stopping: asyncio.Event) -> None:
         assert self._registration is not None
@@ -196,14 +200,7 @@ class Jobs:
             registered.cancel()
 
     async def __aenter__(self) -> Jobs:
-        if self._open is not None:
-            raise RuntimeError(f"the jobs of {self.service} are open already")
-        async with AsyncExitStack() as stack:
-            self._registration = self.register_in_background()
-            stack.push_async_callback(self._registration.stop)
-            if self._handlers:
-                await stack.enter_async_context(Worker(self, self._concurrency, grace=self._grace))
-            self._open = stack.pop_all()
+        await self._begin(works_if_refused=True)
         return self
 
     async def __aexit__(
@@ -212,6 +209,25 @@ class Jobs:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._end()
+
+    async def _begin(self, *, works_if_refused: bool) -> None:
+        if self._open is not None:
+            raise RuntimeError(f"the jobs of {self.service} are open already")
+        async with AsyncExitStack() as stack:
+            registration = self._registration = self.register_in_background()
+            stack.push_async_callback(registration.stop)
+
+            # Asked first: a service that ends with a refusal, again and again, must not leave sessions behind.
+            async def may_work() -> bool:
+                return await registration.first_answer() or works_if_refused
+
+            if self._handlers:
+                worker = Worker(self, self._concurrency, grace=self._grace, opens_if=may_work)
+                await stack.enter_async_context(worker)
+            self._open = stack.pop_all()
+
+    async def _end(self) -> None:
         stack, self._open = self._open, None
         if stack is not None:
             await stack.aclose()

@@ -85,6 +85,11 @@ class Failed(Exception):
         return f"{self.code}: {self.message}"
 
 
+def took_too_long(seconds: float) -> Failed:
+    """How an attempt fails that was given that time."""
+    return Failed(ATTEMPT_TIMEOUT, f"the attempt took longer than {seconds:g} s")
+
+
 def is_code(text: str) -> bool:
     """Whether `text` can be a failure's code."""
     return _CODE.fullmatch(text) is not None

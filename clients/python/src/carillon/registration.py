@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from carillon.backoff import Backoff
 from carillon.channel import Connection
@@ -15,6 +16,7 @@ _log = logging.getLogger("carillon")
 
 CALL_SECONDS = 30.0
 CREDENTIALS_SECONDS = 60.0
+ANSWER_SECONDS = 5.0
 
 # Asking again will not help: the manifest, the generation or the deployment has to change.
 _FINAL = ("INVALID_ARGUMENT", "FAILED_PRECONDITION")
@@ -39,11 +41,20 @@ class BackgroundRegistration:
         self._connection = connection
         self._manifest = manifest
         self._last_error = ""
+        self._answered = asyncio.Event()
+        self._is_hopeless = False
         self._task = asyncio.ensure_future(self._try_until_accepted())
 
     async def wait(self) -> registry_service_pb2.RegisterJobsResponse:
         """What the scheduler answered, as soon as it has accepted. Raises the refusal if there is no hope."""
         return await asyncio.shield(self._task)
+
+    async def first_answer(self) -> bool:
+        """Waits until it was tried once, whatever came of it, and no longer than 5 s. Returns whether there is hope:
+        False after a refusal that only another deploy can heal."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), ANSWER_SECONDS)
+        return not self._is_hopeless
 
     async def stop(self) -> None:
         """Stops trying."""
@@ -54,10 +65,10 @@ class BackgroundRegistration:
         backoff = Backoff(0.5, 30.0)
         while True:
             try:
-                response = await register(self._connection, self._manifest)
+                response = await self._try()
             except CarillonError as error:
                 self._log(error)
-                if error.code in _FINAL:
+                if self._is_hopeless:
                     raise
                 refused = isinstance(error, (NotAuthenticated, NotAllowed))
                 # On top of what is asked for: many copies of a service were told the same.
@@ -71,6 +82,15 @@ class BackgroundRegistration:
             else:
                 _log.info("registered %d jobs of %s", len(self._manifest.jobs), self._manifest.service)
                 return response
+
+    async def _try(self) -> registry_service_pb2.RegisterJobsResponse:
+        try:
+            return await register(self._connection, self._manifest)
+        except CarillonError as error:
+            self._is_hopeless = error.code in _FINAL
+            raise
+        finally:
+            self._answered.set()
 
     def _log(self, error: CarillonError) -> None:
         # How long to wait differs each time, and is no new reason.

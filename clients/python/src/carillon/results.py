@@ -7,13 +7,13 @@ import traceback
 
 from carillon.held import HeldAttempt, Stop
 from carillon.outcome import (
-    ATTEMPT_TIMEOUT,
     BAD_RESULT,
     CANCELLED,
     HANDLER_ERROR,
     Completed,
     Failed,
     ItemCounts,
+    took_too_long,
 )
 from carillon.text import DETAIL_BYTES, MESSAGE_BYTES, clean, report_json
 from carillon.v1 import run_pb2, work_pb2
@@ -39,8 +39,7 @@ def ended(attempt: HeldAttempt, task: asyncio.Task[object], now: float) -> work_
 def stopped(attempt: HeldAttempt, now: float) -> work_pb2.AttemptResult:
     """The attempt was asked to stop, and counts as stopped."""
     if attempt.stop is Stop.TIMEOUT:
-        seconds = f"{attempt.assignment.attempt_timeout:g}"
-        return _failed(attempt, Failed(ATTEMPT_TIMEOUT, f"the attempt took longer than {seconds} s"), now)
+        return _failed(attempt, took_too_long(attempt.assignment.attempt_timeout), now)
     result = _result(attempt, work_pb2.ATTEMPT_OUTCOME_CANCELLED, now)
     result.error.CopyFrom(run_pb2.RunError(code=CANCELLED, message="the run was asked to stop"))
     return result

@@ -58,7 +58,7 @@ class Reports(Protocol):
 class Run:
     """One attempt at a run. Safe to use from the thread of a plain function."""
 
-    __slots__ = ("_assignment", "_failed", "_keys", "_reports", "cancelled", "progress_made")
+    __slots__ = ("_assignment", "_failed", "_keys", "_reports", "cancelled", "progress_made", "stop_code")
 
     def __init__(self, assignment: Assignment, reports: Reports) -> None:
         self._assignment = assignment
@@ -67,6 +67,8 @@ class Run:
         self._failed = 0
         self.cancelled = False
         """True once the run should stop: it was cancelled, is out of time, or the worker gives it up."""
+        self.stop_code = ""
+        """Why it should stop: `CANCELLED` or `ATTEMPT_TIMEOUT`. Empty until then, and where the worker gives it up."""
         self.progress_made: tuple[int, int, str] = (0, 0, "")
         """The newest progress: done, total (0 if not known), message."""
 

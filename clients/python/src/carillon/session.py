@@ -324,7 +324,7 @@ class WorkerSession:
             return
         # Whether these count is the scheduler's to say, which may have been away itself all the time.
         settled = len(self._holdings) - len(going_on)
-        _log.warning("the lease runs out; %d runs are given up, %d results are kept", len(going_on), settled)
+        _log.warning("the lease runs out; runs given up: %d, results kept: %d", len(going_on), settled)
         for attempt in going_on:
             self._forget(attempt)
         self._lease.forget()
@@ -332,7 +332,7 @@ class WorkerSession:
 
     def lost(self, why: str) -> None:
         """See `SessionOwner`. Gives up all runs, and takes another session id."""
-        _log.warning("the session is lost: %s; %d runs are given up", why, len(self._holdings))
+        _log.warning("the session is lost: %s; runs given up: %d", why, len(self._holdings))
         verdicts.name_given_up([attempt for attempt in self._holdings if attempt.result is not None])
         for attempt in self._holdings:
             self._forget(attempt)

@@ -72,6 +72,7 @@ class Slots:
         if attempt.stop is not None or attempt.result is not None:
             return
         attempt.stop = why
+        attempt.run.stop_code = why.value
         if attempt in self._waiting:
             del self._waiting[attempt]
             self._settle(attempt, results.stopped(attempt, time.monotonic()))
@@ -123,8 +124,11 @@ class Slots:
         if attempt.forgotten or attempt.result is not None:
             return
         _log.warning(
-            "run %s was asked to stop and goes on; it keeps its slot until it ends",
+            "run %s of %s was asked to stop in attempt %d (%s) and goes on; it keeps its slot until it ends",
             attempt.assignment.run_id,
+            attempt.assignment.job,
+            attempt.assignment.attempt,
+            attempt.run.stop_code,
         )
         self._settle(attempt, results.stopped(attempt, time.monotonic()))
 

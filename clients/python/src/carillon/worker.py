@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,14 +27,24 @@ class Worker:
     """Carries out the runs of the handlers that `jobs` declares, up to `concurrency` at once.
 
     prefetch: runs taken beyond these, so that the next one is at hand. grace: how long, in seconds, runs may go on
-    when the worker stops. Does nothing before `run` or `async with`.
+    when the worker stops. opens_if: asked before its stream is opened; if the answer is False, it never is. Does
+    nothing before `run` or `async with`.
     """
 
-    def __init__(self, jobs: Jobs, concurrency: int = 10, *, prefetch: int = 0, grace: float = DRAIN_SECONDS) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        concurrency: int = 10,
+        *,
+        prefetch: int = 0,
+        grace: float = DRAIN_SECONDS,
+        opens_if: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         if not jobs.handlers:
             raise ValueError(f"{jobs.service} declares no handler; a worker would have nothing to do")
         connection = jobs.connection
         self._grace = grace
+        self._opens_if = opens_if
         self._executor = HandlerExecutor(jobs.service, jobs.handlers, concurrency)
         self._session = WorkerSession(
             target=connection.target,
@@ -57,7 +67,7 @@ class Worker:
 
         handle_signals: SIGTERM and SIGINT stop it in order, a second one at once. Only in the main thread.
         """
-        serving = asyncio.ensure_future(self._session.run())
+        serving = asyncio.ensure_future(self._serve())
         try:
             with _stopping_on_signals(self, serving) if handle_signals else nullcontext():
                 await asyncio.wait({serving})
@@ -71,6 +81,10 @@ class Worker:
     async def stop(self) -> None:
         """Takes nothing more, lets runs end within the grace, has their results acknowledged, and says goodbye."""
         await self._session.drain(self._grace)
+
+    async def _serve(self) -> None:
+        if self._opens_if is None or await self._opens_if():
+            await self._session.run()
 
     async def __aenter__(self) -> Worker:
         self._running = asyncio.ensure_future(self.run())
