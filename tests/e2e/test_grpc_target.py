@@ -137,7 +137,10 @@ async def test_a_run_that_is_cancelled_stops_its_handler(service: GrpcService, c
     await service.next_run()
     await client.cancel_run(made.name, reason="sent to the wrong list")
     run = await ended(client, made.name)
-    assert (run.state, run.error.message) == (run_pb2.RUN_STATE_CANCELLED, "sent to the wrong list")
+    assert (run.state, run.error.message) == (
+        run_pb2.RUN_STATE_CANCELLED,
+        "cancelled by admin:local-admin: sent to the wrong list",
+    )
     assert await asyncio.wait_for(stopped.get(), PATIENCE)
 
 

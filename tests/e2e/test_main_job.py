@@ -147,7 +147,10 @@ async def test_a_run_that_is_cancelled_stops_at_its_service(
     await shared_client.cancel_run(made.name, reason="sent to the wrong list")
     run = await ended(shared_client, made.name)
     assert run.state == run_pb2.RUN_STATE_CANCELLED
-    assert (run.error.code, run.error.message) == ("CANCELLED", "sent to the wrong list")
+    assert (run.error.code, run.error.message) == (
+        "CANCELLED",
+        "cancelled by admin:local-admin: sent to the wrong list",
+    )
     await asyncio.wait_for(hung_up.wait(), PATIENCE)
 
 
