@@ -30,6 +30,15 @@ def admin(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
+def somebody(database_urls: DatabaseUrls) -> Iterator[psycopg.Connection[Any]]:
+    """A superuser's connection in whose transaction what it locks stays locked."""
+    with connect(database_urls.admin) as connection:
+        connection.autocommit = False
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
 async def hot(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     async with await database.hot_connection() as connection:
         yield connection

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +14,7 @@ from scheduler_service.engine.complete import Completer
 from scheduler_service.engine.set_aside import FIRST_PAUSE, LONGEST_PUT_OFF, PUT_OFF
 from scheduler_service.engine.unrecorded import LONGEST_LOCK_PAUSE
 from scheduler_service.store.patience import PATIENCE
-from tests.builders import connect, make_live_run, make_schedule
-from tests.conftest import DatabaseUrls
+from tests.builders import make_live_run, make_schedule
 from tests.store.complete_case import NOW, Admin, Case
 from tests.store.engine_case import START, Connection, rows, session_of
 
@@ -51,14 +49,6 @@ class Beside(Case):
     async def said(self, *results: Any) -> list[Verdict]:
         async with asyncio.timeout(PROMPT):
             return await self.report(*results)
-
-
-@pytest.fixture
-def somebody(database_urls: DatabaseUrls) -> Iterator[Admin]:
-    with connect(database_urls.admin) as connection:
-        connection.autocommit = False
-        yield connection
-        connection.rollback()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -17,8 +17,7 @@ from scheduler_service.store.connection import Connection
 from scheduler_service.store.patience import PATIENCE
 from scheduler_service.store.progress import Progress, record_progress
 from scheduler_service.usecases.wakeups import Wakeups
-from tests.builders import connect, make_job, make_live_run, make_session
-from tests.conftest import DatabaseUrls
+from tests.builders import make_job, make_live_run, make_session
 from tests.store.engine_case import Received
 
 PROMPT = 30.0
@@ -87,14 +86,6 @@ class Beside:
         """The runs that have something there."""
         query = f"select run_id from carillon.live_runs where {column} is not null"
         return {row[0] for row in self.admin.execute(query).fetchall()}
-
-
-@pytest.fixture
-def somebody(database_urls: DatabaseUrls) -> Iterator[Any]:
-    with connect(database_urls.admin) as connection:
-        connection.autocommit = False
-        yield connection
-        connection.rollback()
 
 
 @pytest.fixture
